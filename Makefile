@@ -1,0 +1,57 @@
+# Every target does its own set-up: a virtual environment in .venv with the exact versions of requirements/lock.txt.
+# It is made once and again only when the lock changes.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format up down bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## the virtual environment, from the lock
+
+$(READY): requirements/lock.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages into $(VENV) (about two minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY)  ## the whole recipe on a small synthetic world, on the CPU
+	@$(BIN)/sam2-pipeline run recipe=smoke
+
+test: $(READY)  ## the tests; `make test-slow` runs the rest
+	@$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the slow tests
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff, formatting, types, and the floors of the house
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY)  ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+up: $(READY)  ## Prefect server and worker with all deployments, MLflow, TensorBoard, on loopback
+	@$(BIN)/sam2-pipeline up
+
+down: $(READY)  ## stop what `make up` started
+	@$(BIN)/sam2-pipeline down
+
+bench: $(READY)  ## the benchmarks, as ratios within one run
+	@$(BIN)/python -m benchmarks
+
+clean:  ## the caches and build leftovers (runs/ stays)
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache *.egg-info
