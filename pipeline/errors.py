@@ -1,7 +1,8 @@
 """The errors a person can do something about.
 
-Each message says what was found, where (file, field), what was expected and what to do. The command line
-prints them as one line and exits with 2; anything else that escapes is a defect and keeps its traceback.
+Each message says what was found, where (file, field), what was expected and what to do. The command
+line prints them as one line and exits with 2; anything else that escapes is a defect and keeps its
+traceback.
 """
 
 

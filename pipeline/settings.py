@@ -1,0 +1,157 @@
+"""The parts of a recipe that belong to the pipeline: optimiser, loop and launcher. Importing this
+loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How a learning rate moves over a stage; `pipeline.optim.multiplier` gives the factor at every
+    step."""
+
+    shape: Literal["constant", "cosine", "linear", "rsqrt"] = "cosine"
+    """`cosine` and `linear` go from 1 to `end`; `rsqrt` falls as 1/sqrt(step / timescale)."""
+    end: float = 0.1
+    """Factor at the last step of `cosine` and `linear`."""
+    warmup_steps: int = 0
+    """Linear rise from 0 over the first steps."""
+    cooldown_steps: int = 0
+    """Linear fall to 0 over the last steps, on top of the shape."""
+    timescale: int = 1000
+    """Steps that `rsqrt` stays at 1 before it falls."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            0, warmup_steps=self.warmup_steps, cooldown_steps=self.cooldown_steps, end=self.end
+        )
+        _at_least(1, timescale=self.timescale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """A learning rate of its own for the parameters whose name matches a glob pattern."""
+
+    pattern: str
+    """For example `image_encoder.*`; when several match, the last one counts."""
+    lr: float
+    schedule: ScheduleConfig | None = None
+    """None: that of the stage."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, lr=self.lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, its groups and its schedule."""
+
+    lr: float
+    """Learning rate of every parameter no group matches."""
+    weight_decay: float = 0.1
+    """Not applied to biases and the parameters of nn.LayerNorm."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float = 1.0
+    """The rate is multiplied by this once for every layer above the parameter (`layers_above` of
+    the model)."""
+    groups: tuple[GroupConfig, ...] = ()
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    clip: float = 0.1
+    """Largest total gradient norm; longer gradients are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, lr=self.lr, weight_decay=self.weight_decay)
+        if self.clip <= 0:
+            raise ConfigError(f"clip: found {self.clip}, expected a positive gradient norm")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                f"layer_decay: found {self.layer_decay}, expected more than 0 and at most 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How often the training loop speaks and saves, and what it puts up with."""
+
+    log_every: int = 10
+    """Steps between two readings of the losses; the device is not waited for in between."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    save_seconds: float = 600.0
+    """A checkpoint is also written when the last one is this old."""
+    keep: int = 2
+    """Checkpoints kept for resuming."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one step."""
+    bad_steps: int = 10
+    """Steps in a row with a non-finite loss or gradient before training stops; each is left out."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            log_every=self.log_every,
+            save_every=self.save_every,
+            keep=self.keep,
+            accumulate=self.accumulate,
+            bad_steps=self.bad_steps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """Where the stages of a run are executed."""
+
+    launcher: Literal["inline", "local", "slurm"] = "local"
+    """`inline`: in the calling process; `local`: processes of this machine; `slurm`: a batch
+    job."""
+    nodes: int = 1
+    tasks_per_node: int = 1
+    """Ranks a node; one for every GPU."""
+    gpus_per_node: int | None = None
+    """Asked of SLURM; None leaves the request out."""
+    threads: int | None = None
+    """CPU threads a rank computes with, and CPUs asked of SLURM; None shares this machine's cores
+    out."""
+    timeout_minutes: int = 1440
+    """Time limit of a SLURM job; it saves and requeues itself shortly before."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    slurm: dict[str, str | int | bool] = field(default_factory=dict)
+    """Further `#SBATCH` parameters by name."""
+    setup: tuple[str, ...] = ()
+    """Shell lines run in a SLURM job before Python starts."""
+    stop_seconds: float = 10.0
+    """How long a job may take to save and end when it is asked to stop, before it is killed."""
+    poll_seconds: float = 0.5
+    """Pause between two looks at a running local job; SLURM is asked every 15 seconds."""
+    orphan: Literal["stop", "continue"] = "stop"
+    """What a local job does when the process that launched it has died: save and end, or go on."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            nodes=self.nodes,
+            tasks_per_node=self.tasks_per_node,
+            timeout_minutes=self.timeout_minutes,
+        )
+        if self.launcher != "slurm" and self.nodes > 1:
+            raise ConfigError(
+                f"nodes: found {self.nodes} with launcher={self.launcher}, expected 1 (or slurm)"
+            )
+        if self.launcher == "inline" and self.tasks_per_node > 1:
+            raise ConfigError(
+                f"tasks_per_node: found {self.tasks_per_node} with launcher=inline, "
+                "expected 1 (or local)"
+            )
+
+
+def _at_least(least: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"{name}: found {value}, expected {least} or more")

@@ -1,0 +1,210 @@
+"""Files, local or remote, in one place: open, list, put whole, digest, and the checks made before a
+job starts.
+
+Paths are plain folders or fsspec URLs (`s3://bucket/key`, `memory://x`). A file put here is there
+or it is not: readers never see half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import StorageError
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether `path` is a URL rather than a folder or file of this machine."""
+    return "://" in str(path) and not str(path).startswith("file://")
+
+
+def open_file(path: str | Path, mode: str = "rb", **options: Any) -> Any:
+    """A file object for `path`, as a context manager. Raises StorageError naming the path."""
+    import fsspec
+
+    try:
+        return fsspec.open(str(path), mode, **options).open()
+    except (OSError, ValueError, ImportError) as error:
+        raise StorageError(
+            f"{path} cannot be opened ({_reason(error)}); check the path and its permissions"
+        ) from error
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, inner = _filesystem(path)
+    return bool(filesystem.exists(inner))
+
+
+def list_files(folder: str | Path, suffix: str = "") -> list[str]:
+    """The names directly below `folder` that end in `suffix`, sorted. Raises StorageError when
+    there is no folder."""
+    filesystem, inner = _filesystem(folder)
+    try:
+        names = [
+            str(entry).rstrip("/").rsplit("/", 1)[-1]
+            for entry in filesystem.ls(inner, detail=False)
+        ]
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be listed ({_reason(error)}); check that the folder exists"
+        ) from error
+    return sorted(name for name in names if name.endswith(suffix))
+
+
+@contextmanager
+def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """A local file that takes the place of `path` when the block ends well, synced to disk; else
+    nothing changes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+    )
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp gives 0600, but a run folder is often shared
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def put(source: str | Path, target: str | Path) -> None:
+    """Copy a local file to `target`, whole or not at all."""
+    try:
+        if not is_remote(target):
+            with open(source, "rb") as reader, atomic_file(target) as writer:
+                shutil.copyfileobj(reader, writer, length=1 << 22)
+            return
+        filesystem, inner = _filesystem(target)
+        filesystem.put_file(
+            str(source), inner
+        )  # object stores publish an object only when it is complete
+    except OSError as error:
+        raise StorageError(
+            f"{source} could not be stored as {target} ({_reason(error)})"
+        ) from error
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Put `values` at `path`, whole or not at all; the parent folders are made. Raises
+    StorageError."""
+    text = json.dumps(values, indent=2, default=str) + "\n"
+    try:
+        with atomic_file(path, "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({_reason(error)}); give a folder you can write to"
+        ) from error
+
+
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """The object at `path`, or None when there is no readable one: for files another process is
+    still writing."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's content."""
+    if is_remote(path):
+        with open_file(path) as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 22):
+                digest.update(block)
+            return digest.hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({_reason(error)})") from error
+
+
+def require_writable(folder: str | Path, what: str = "run folder") -> Path:
+    """Make `folder` if need be and prove that a file can be written there; returns it, absolute.
+
+    Raises StorageError saying which folder and why.
+    """
+    path = Path(folder).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise StorageError(
+            f"{what} {path} cannot be written ({_reason(error)}); "
+            "give another folder, or mend its permissions"
+        ) from error
+    return path
+
+
+def require_space(folder: str | Path, needed: int, what: str) -> None:
+    """Check that `needed` bytes are free where `folder` is or will be. Raises StorageError with
+    both figures."""
+    path = Path(folder).expanduser().resolve()
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise StorageError(
+            f"{what} needs {size_text(needed)} in {folder}, but {size_text(free)} are free there; "
+            "free some space or give another folder"
+        )
+
+
+def size_text(size: int) -> str:
+    """Bytes for a reader: `1.5 GB`."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _filesystem(path: str | Path) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(str(path))
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{path}: no storage of this kind ({error})") from error
+    return filesystem, str(inner)
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _read_umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _read_umask()
