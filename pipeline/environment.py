@@ -1,0 +1,35 @@
+"""What every process of ours sets before it imports anything large: no telemetry to the outside,
+fewer threads' fights.
+
+Call `quiet` first thing in an entry point; the jobs inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "GIT_PYTHON_REFRESH": "quiet",  # MLflow looks for git and complains without it
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "AWS_EC2_METADATA_DISABLED": "true",  # otherwise boto3 waits for a metadata server
+}
+
+
+def quiet() -> None:
+    """Turn the telemetry of Prefect and MLflow off, unless the user's environment says
+    otherwise."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def free_cores() -> int:
+    """The cores this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
