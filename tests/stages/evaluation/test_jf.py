@@ -1,0 +1,172 @@
+"""J and F of masks in memory."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from vos_benchmark.evaluator import Evaluator
+
+from pipeline.errors import DataError
+from stages.evaluation.jf import Protocol, VideoScores, score_masks, score_video
+
+
+def reference(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+    """J and F (percent) of PyPI vos-benchmark for label maps with one object, [T, H, W]."""
+    evaluator = Evaluator()
+    for true_mask, guess in zip(truth, prediction, strict=True):
+        evaluator.feed_frame(guess.astype(np.uint8), true_mask.astype(np.uint8))
+    region, contour = evaluator.conclude()
+    return region[1], contour[1]
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """A pair of masks, with a liking for what goes wrong: empty, full, one pixel, stripes, touching
+    the border."""
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 200))
+    pair = []
+    for _ in range(2):
+        mask = np.zeros((height, width), bool)
+        kind = draw(st.sampled_from(["empty", "full", "pixel", "box", "noise", "stripes"]))
+        y, x = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        if kind == "full":
+            mask[:] = True
+        elif kind == "pixel":
+            mask[y, x] = True
+        elif kind == "box":
+            mask[y : draw(st.integers(y, height)), x : draw(st.integers(x, width))] = True
+        elif kind == "noise":
+            mask = np.random.default_rng(draw(st.integers(0, 99))).random((height, width)) < 0.5
+        elif kind == "stripes":
+            mask[:, :: x + 1] = True
+        pair.append(mask)
+    return pair[0], pair[1]
+
+
+@given(masks())
+@settings(max_examples=300, deadline=None)
+def test_equals_vos_benchmark_on_single_frames(pair):
+    truth, prediction = pair
+    if not truth.any():
+        truth[0, 0] = True
+    expected = reference(truth[None], prediction[None])
+    score = score_masks(truth, prediction)
+    assert (100 * score.region, 100 * score.contour) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_equals_vos_benchmark_on_videos_with_gaps(seed):
+    rng = np.random.default_rng(seed)
+    truth, prediction = (rng.random((2, 9, 1, 30, 50)) < 0.4) & (rng.random((2, 9, 1, 1, 1)) < 0.6)
+    truth[4] = True
+    video = score_video(truth, prediction, protocol=Protocol(skip_first_and_last=False))
+    assert (video.j, video.f) == pytest.approx(reference(truth[:, 0], prediction[:, 0]), abs=1e-9)
+
+
+def test_masks_that_lie_otherwise_in_memory_score_alike():
+    rng = np.random.default_rng(3)
+    truth, prediction = rng.random((2, 60, 40)) < 0.3
+    expected = score_masks(truth, prediction)
+    assert score_masks(np.asfortranarray(truth), np.asfortranarray(prediction)) == expected
+    assert score_masks(truth[::-1, ::-1][::-1, ::-1], prediction) == expected
+
+
+@pytest.mark.parametrize(
+    "case", ["sav_good/strict/skip", "sav_good/strict/noskip", "sav_empty/noskip"]
+)
+def test_golden_objects(golden, case):
+    protocol = Protocol(skip_first_and_last="noskip" not in case)
+    for video, objects in golden.results[case]["per_object"].items():
+        for name, expected in objects.items():
+            truth, guess = (
+                golden.masks(f"sav/{video}/{name}/{side}")[:, None] for side in ("gt", "pred")
+            )
+            score = score_video(truth, guess, protocol=protocol)
+            assert [score.j, score.f] == pytest.approx(expected, abs=1e-9)
+
+
+def test_late_objects_by_both_conventions():
+    truth = np.zeros((6, 1, 8, 8), bool)
+    truth[3:, 0, 2:5, 2:5] = True
+    guess = np.roll(truth, 3, axis=2)
+    sav = score_video(truth, guess, protocol=Protocol(skip_first_and_last=False))
+    davis = score_video(truth, guess, protocol=Protocol("davis", skip_first_and_last=False))
+    assert sav.objects[0].frames == (3, 4, 5)
+    assert sav.j == 0.0
+    assert davis.j == 50.0
+    assert "DAVIS" in str(Protocol("davis"))
+
+
+def test_false_alarm_before_the_first_sight_starts_the_count():
+    truth = np.zeros((5, 1, 8, 8), bool)
+    truth[3:, 0, 2:5, 2:5] = True
+    guess = truth.copy()
+    guess[1, 0, 0, 0] = True
+    score = score_video(truth, guess, protocol=Protocol(skip_first_and_last=False)).objects[0]
+    assert score.frames == (1, 2, 3, 4)
+    assert score.j == 75.0
+    assert score.presence == 75.0
+
+
+def test_return_after_a_gap_is_scored_apart():
+    truth = np.zeros((7, 2, 12, 12), bool)
+    truth[:, :, 2:8, 2:8] = True
+    truth[2:4, 0] = False
+    guess = truth.copy()
+    guess[5:, 0] = False
+    lost, steady = score_video(truth, guess, protocol=Protocol(skip_first_and_last=False)).objects
+    assert lost.returned.tolist() == [False] * 4 + [True] * 3
+    assert lost.jf_returned == pytest.approx(100 / 3)
+    assert steady.jf_returned is None
+
+
+def test_sparse_annotation_and_unseen_objects():
+    mask = np.zeros((2, 10, 10), bool)
+    mask[0, 3:6, 3:6] = True
+    prediction = {frame: mask for frame in range(9)}
+    score = score_video({0: mask, 4: mask, 8: mask}, prediction, object_ids=(7, 9))
+    assert score.objects[0].frames == (4,)
+    assert score.objects[0].object_id == 7
+    assert score.unscored == (9,)
+    assert score.jf == 100.0
+
+
+def test_means_are_over_objects_not_videos():
+    truth = np.zeros((1, 3, 10, 10), bool)
+    truth[..., 2:6, 2:6] = True
+    guess = truth.copy()
+    guess[:, 2] = False
+    protocol = Protocol(skip_first_and_last=False)
+    three = score_video(truth, guess, protocol=protocol)
+    one = score_video(truth[:, :1], guess[:, :1], protocol=protocol)
+    assert VideoScores((three, one), protocol).j == 75.0
+
+
+def test_missing_frames_and_wrong_sizes_are_named():
+    truth = np.ones((3, 1, 4, 4), bool)
+    with pytest.raises(DataError, match=r"clip: no prediction for annotated frames 2"):
+        score_video(truth, truth[:2], name="clip")
+    with pytest.raises(DataError, match=r"frame 1: the prediction has shape \(1, 2, 4\)"):
+        score_video(truth, truth[:, :, :2], name="clip")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")
+def test_equals_vos_benchmark_on_real_masklets(shared_dir: Path):
+    """Every sixth annotated frame of a real SA-V video against itself moved by (9, 12) pixels."""
+    masklet = json.loads((shared_dir / "data/sav/sav_000001_manual.json").read_text())["masklet"]
+    truth = np.stack(
+        [coco_mask.decode(frame).transpose(2, 0, 1).astype(bool) for frame in masklet[::6]]
+    )
+    guess = np.zeros_like(truth)
+    guess[:, :, 12:, 9:] = truth[:, :, :-12, :-9]
+    guess[8:10, 1] = False
+    for score in score_video(truth, guess, protocol=Protocol(skip_first_and_last=False)).objects:
+        row = int(score.object_id)
+        assert (score.j, score.f) == pytest.approx(
+            reference(truth[:, row], guess[:, row]), abs=1e-9
+        )
