@@ -1,0 +1,140 @@
+"""COCO run-length masks: the form in which SA-1B, SA-V and COCO store them.
+
+A compressed mask is `{"size": [H, W], "counts": str}`, column-major, runs of zeros and ones in turn.
+Files come from anywhere, so a mask is checked before pycocotools sees it: its C code trusts what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from pipeline.errors import DataError
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """One bool [H, W] mask as `{"size": [H, W], "counts": str}`, ready for json."""
+    return encode_many(mask[None])[0]
+
+
+def encode_many(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Bool [O, H, W] masks as O run-length masks ready for json."""
+    if masks.ndim != 3:
+        raise DataError(f"masks to encode have shape {masks.shape}; expected [objects, H, W]")
+    if len(masks) == 0:
+        return []
+    columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))
+    height, width = masks.shape[1:]
+    return [
+        {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
+        for rle in coco.encode(columns)
+    ]
+
+
+def decode(
+    rle: Mapping[str, Any] | None, size: tuple[int, int] | None = None, where: str = "mask"
+) -> np.ndarray:
+    """A run-length mask as bool [H, W]; `None` is an absent object and needs `size`.
+
+    size: the (H, W) that is expected, or None to believe the mask.
+    where: file and field, for the message.
+    Raises DataError for a wrong size, broken counts, or runs that do not add up to H*W.
+    """
+    if rle is None:
+        if size is None:
+            raise DataError(f"{where}: the mask is null and no picture size is known")
+        return np.zeros(size, dtype=bool)
+    checked = _checked(rle, size, where)
+    return coco.decode(checked).astype(bool)
+
+
+def decode_polygons(
+    polygons: Sequence[Sequence[float]], size: tuple[int, int], where: str = "polygons"
+) -> np.ndarray:
+    """COCO polygons (each x0, y0, x1, y1, ... in pixels) as one bool mask of `size` (H, W)."""
+    bad = [p for p in polygons if len(p) < 6 or len(p) % 2]
+    if bad or not polygons:
+        raise DataError(
+            f"{where}: found {len(bad) or 'no'} polygon(s) that are not at least three x, y pairs"
+        )
+    height, width = size
+    parts = coco.frPyObjects([list(map(float, p)) for p in polygons], height, width)
+    return coco.decode(coco.merge(parts)).astype(bool)
+
+
+def area(rle: Mapping[str, Any], where: str = "mask") -> int:
+    """Number of pixels of the mask."""
+    return int(coco.area(_checked(rle, None, where)))
+
+
+def bbox(rle: Mapping[str, Any], where: str = "mask") -> tuple[float, float, float, float]:
+    """The box around the mask: x, y, width, height in pixels; zeros for an empty mask."""
+    x, y, w, h = coco.toBbox(_checked(rle, None, where))
+    return float(x), float(y), float(w), float(h)
+
+
+def run_lengths(counts: str | bytes) -> np.ndarray:
+    """The runs behind a compressed string, int64, zeros first.
+
+    Each number is a little-endian chain of 5-bit groups (character - 48; bit 5: another group follows;
+    bit 4 of the last: negative), and from the fourth on is the difference to the one two places before.
+    Raises ValueError where the string is not of that form.
+    """
+    codes = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8)
+    codes = codes.astype(np.int64) - 48
+    if codes.size == 0:
+        return codes
+    if codes.min() < 0 or codes.max() > 63:
+        raise ValueError("a character outside the alphabet")
+    last = (codes & 32) == 0
+    if not last[-1]:
+        raise ValueError("the string is cut off")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    if (ends - starts).max() > 7:
+        raise ValueError("a number too long")
+    place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
+    runs -= np.where(codes[ends] & 16, 1 << (5 * (ends - starts + 1)), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def _checked(rle: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> dict[str, Any]:
+    """The mask in the form pycocotools wants, or a DataError that says what is wrong with it."""
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f'{where}: found {str(rle)[:80]!r}, expected {{"size": [H, W], "counts": ...}}'
+        ) from error
+    if size is not None and (height, width) != tuple(size):
+        raise DataError(
+            f"{where}: the mask is {height}x{width} (height x width), "
+            f"the picture {size[0]}x{size[1]}; they belong to different files"
+        )
+    if height < 1 or width < 1:
+        raise DataError(f"{where}: the mask has size {height}x{width}")
+    try:
+        runs = run_lengths(counts) if isinstance(counts, str | bytes) else np.asarray(counts)
+        total = int(runs.sum()) if runs.size else 0
+        if runs.ndim != 1 or (runs.size and runs.min() < 0):
+            raise ValueError("a negative run")
+    except (ValueError, UnicodeEncodeError, TypeError) as error:
+        raise DataError(f"{where}: the run lengths of the mask are broken ({error})") from error
+    if total != height * width:
+        raise DataError(
+            f"{where}: the runs of the mask cover {total} pixels, "
+            f"its size {height}x{width} needs {height * width}"
+        )
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode("ascii")}
+    if isinstance(counts, bytes):
+        return {"size": [height, width], "counts": counts}
+    packed = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return dict(packed)
