@@ -230,7 +230,10 @@ def _values(labels: np.ndarray) -> list[int]:
 
 def _planes(labels: np.ndarray, ids: Sequence[int | str]) -> np.ndarray:
     """bool [O, H, W], one plane per object number."""
-    return labels[None] == np.array(ids, np.uint8)[:, None, None]
+    planes = np.empty((len(ids), *labels.shape), bool)
+    for plane, object_id in zip(planes, ids, strict=True):
+        np.equal(labels, int(object_id), out=plane)
+    return planes
 
 
 def _same_size(truth: np.ndarray, guess: np.ndarray, path: Path) -> None:

@@ -207,7 +207,7 @@ class VideoScorer:
         if truth.shape != prediction.shape or len(truth) != len(self.object_ids):
             raise DataError(
                 f"{self.name}, frame {frame}: the prediction has shape {prediction.shape}, "
-                f"the truth {truth.shape}; expected {len(self.object_ids)} objects at the size of the truth"
+                f"the truth {truth.shape}; expected {len(self.object_ids)} objects, same size"
             )
         self._frames.append(frame)
         for row, true_mask, guess in zip(self._rows, truth, prediction, strict=True):
