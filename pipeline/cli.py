@@ -62,7 +62,8 @@ def require_free_port(port: int, what: str, host: str = "127.0.0.1") -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} for {what} cannot be used on {host} ({error.strerror}{_listener(port)}); "
+                f"port {port} for {what} cannot be used on {host} "
+                f"({error.strerror}{_listener(port)}); "
                 "stop what holds it or choose another port"
             ) from error
 

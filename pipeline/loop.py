@@ -208,7 +208,7 @@ def _read(
 def _give_up(bad_run: list[tuple[str, ...]], step: int, world: World) -> None:
     samples = [name for part in world.gather(bad_run) for names in part for name in names]
     raise StageError(
-        f"the loss or gradient was not finite for {len(bad_run)} steps in a row, up to step {step}; "
+        f"the loss or gradient was not finite for {len(bad_run)} steps in a row until step {step}; "
         f"samples: {', '.join(dict.fromkeys(samples)) or 'unnamed'}. "
         "Look at these samples, lower the learning rate, or train in fp32"
     )
