@@ -22,17 +22,22 @@ class ImageFeatures(NamedTuple):
     """[B, C, S/16, S/16], the level that memory and prompts work on."""
     position: Tensor
     """[1, C, S/16, S/16], the sine encoding of that level; the same for every image."""
+    grid: Tensor
+    """[1, C, S/16, S/16], the prompt encoder's encoding of the same cells, which the mask decoder
+    reads; computed once for all objects, frames and clicks."""
 
     def rows(self, index: Tensor) -> ImageFeatures:
         """The features of the images `index` (int64 [N]), one row per object."""
-        return ImageFeatures(self.s4[index], self.s8[index], self.s16[index], self.position)
+        return ImageFeatures(
+            self.s4[index], self.s8[index], self.s16[index], self.position, self.grid
+        )
 
 
 class Prompts(NamedTuple):
     """What a user points at, for N objects."""
 
     points: Tensor
-    """[N, P, 2], x and y in pixels of the model's input."""
+    """float [N, P, 2], x and y in pixels of the model's input. P may be 0: no points at all."""
     labels: Tensor
     """int [N, P]: 1 inside, 0 outside, 2 and 3 the corners of a box, -1 not a point."""
     mask_logits: Tensor | None = None
@@ -61,3 +66,16 @@ class Memory(NamedTuple):
     """[N, Cm, h, w]."""
     position: Tensor
     """[1, Cm, h, w], the sine encoding without the temporal part."""
+
+
+class ClipOutput(NamedTuple):
+    """What the network answered on every frame of a batch of clips, in the order of the frames."""
+
+    steps: tuple[tuple[FramePrediction, ...], ...]
+    """Per frame, the first answer and the one after each correction; the last is what was remembered."""
+    judged: tuple[tuple[FramePrediction, ...], ...]
+    """The same without masks that were given and taken over: there is nothing to learn from them."""
+    prompts: tuple[Prompts | None, ...]
+    """Per frame, the points the user gave in the end; None where there were none."""
+    anchor: Tensor
+    """A zero that depends on the network, so that a batch without objects has a gradient, too."""
