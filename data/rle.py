@@ -1,7 +1,8 @@
 """COCO run-length masks: the form in which SA-1B, SA-V and COCO store them.
 
-A compressed mask is `{"size": [H, W], "counts": str}`, column-major, runs of zeros and ones in turn.
-Files come from anywhere, so a mask is checked before pycocotools sees it: its C code trusts what it is given.
+A compressed mask is `{"size": [H, W], "counts": str}`: column-major, runs of zeros and ones in
+turn. Files come from anywhere, so a mask is checked before pycocotools sees it: its C code trusts
+what it is given.
 """
 
 from __future__ import annotations
@@ -79,12 +80,13 @@ def bbox(rle: Mapping[str, Any], where: str = "mask") -> tuple[float, float, flo
 def run_lengths(counts: str | bytes) -> np.ndarray:
     """The runs behind a compressed string, int64, zeros first.
 
-    Each number is a little-endian chain of 5-bit groups (character - 48; bit 5: another group follows;
-    bit 4 of the last: negative), and from the fourth on is the difference to the one two places before.
+    Each number is a little-endian chain of 5-bit groups (character - 48; bit 5: another group
+    follows; bit 4 of the last: negative), and from the fourth on is the difference to the one two
+    places before.
     Raises ValueError where the string is not of that form.
     """
-    codes = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8)
-    codes = codes.astype(np.int64) - 48
+    raw = counts.encode("ascii") if isinstance(counts, str) else counts
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if codes.size == 0:
         return codes
     if codes.min() < 0 or codes.max() > 63:

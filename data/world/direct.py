@@ -17,7 +17,7 @@ _ATTEMPTS = 8
 
 
 def scene_stream(seed: int, split: Split, kind: str, index: int) -> np.random.Generator:
-    """The random stream of one scene; it depends on nothing else, so scenes can be drawn in any order."""
+    """The random stream of one scene, and of no other, so that scenes can be drawn in any order."""
     kinds = ("picture", "clip", "davis")
     return np.random.default_rng([seed, ("train", "val").index(split), kinds.index(kind), index])
 
@@ -126,7 +126,8 @@ def _spread(rng: np.random.Generator, stage: Stage, sprites: list[Sprite]) -> li
         ]
         place = options[int(np.argmax(np.minimum(gaps, 0.9)))]
         taken.append((place, sprite.reach))
-        tracks.append(still(*place, rng.uniform(-np.pi, np.pi) * rng.choice([0.12, 1.0]), 1))
+        x, y = place.tolist()
+        tracks.append(still(x, y, rng.uniform(-np.pi, np.pi) * rng.choice([0.12, 1.0]), 1))
     return tracks
 
 
@@ -145,7 +146,7 @@ def _areas(scene: Scene) -> np.ndarray:
 
 
 def _well_staged(scene: Scene) -> bool:
-    """Is something there to follow from the first frame on, and does nobody stay hidden nearly always?"""
+    """Is something there to follow from the start, and is every object seen often enough?"""
     frames = range(0, scene.stage.frames, ANNOTATED_EVERY)
     shown = np.stack([scene.visible(t) for t in frames]) / _areas(scene)
     seen = (shown > 0.25).mean(0)
@@ -153,7 +154,7 @@ def _well_staged(scene: Scene) -> bool:
 
 
 def present(masks: np.ndarray) -> np.ndarray:
-    """The masks with slivers removed: an object of fewer than MIN_VISIBLE_PIXELS pixels counts as absent."""
+    """The masks [..., H, W] without slivers: fewer than MIN_VISIBLE_PIXELS count as absent."""
     keep = masks.sum((-2, -1)) >= MIN_VISIBLE_PIXELS
     return masks & keep[..., None, None]
 

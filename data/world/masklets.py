@@ -15,7 +15,7 @@ def masklet_file(
 ) -> dict[str, Any]:
     """The content of `<video>_manual.json` or `<video>_auto.json`, with every field of the release.
 
-    masks: bool [A, O, H, W] on the annotated frames. kind: "manual" or "auto". The two differ in the release too:
+    masks: bool [A, O, H, W] on the annotated frames. kind: "manual" or "auto"; as in the release,
     the first annotated frame is a float in manual files, and only auto files have stability scores.
     """
     annotated, objects, height, width = masks.shape

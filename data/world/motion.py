@@ -1,4 +1,4 @@
-"""Where things are over time: paths of objects, their turning and growing, and the camera's unrest."""
+"""Where things are over time: paths of objects, their turning and growing, the camera's unrest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stage(NamedTuple):
-    """The space and time of a scene: `frames` pictures of width x height pixels, and how lively it is."""
+    """Space and time of a scene: `frames` pictures of width x height pixels, and its liveliness."""
 
     width: int
     height: int
@@ -17,14 +17,15 @@ class Stage(NamedTuple):
 
     @property
     def unit(self) -> float:
-        """The length speeds are measured in: the side of a square as large as the picture, in pixels."""
+        """What speeds are measured in: the side of a square as large as the picture, pixels."""
         return float(np.sqrt(self.width * self.height))
 
 
 class Track(NamedTuple):
     """The pose of one thing on every frame, each float64 [T].
 
-    x, y: its middle in pixels of the resting camera. angle: radians. wide, tall: its scale along its own axes.
+    x, y: its middle in pixels of the resting camera. angle: radians. wide, tall: its scale along
+    its own axes.
     """
 
     x: np.ndarray
@@ -50,7 +51,8 @@ def still(x: float, y: float, angle: float, frames: int) -> Track:
 def moving(rng: np.random.Generator, stage: Stage, reach: float, role: str) -> Track:
     """A thing on its way.
 
-    role: "stay" keeps it in the picture, "late" brings it in after a while, "leave" takes it out and back.
+    role: "stay" keeps it in the picture, "late" brings it in after a while, "leave" takes it out
+    and back.
     """
     speed = stage.motion * stage.unit * rng.uniform(0.004, 0.0105)  # pixels a frame
     if role == "late":
@@ -104,7 +106,7 @@ def _inside(rng: np.random.Generator, stage: Stage) -> np.ndarray:
 def _waypoints(
     rng: np.random.Generator, stage: Stage, first: np.ndarray, length: float
 ) -> np.ndarray:
-    """Places to go to one after the other, from `first` on, farther apart than a third of the picture."""
+    """Places to go to one after the other, from `first` on, about half a picture apart."""
     points, gone = [first], 0.0
     while gone < length + stage.unit or len(points) < 3:
         options = np.stack([_inside(rng, stage) for _ in range(4)])

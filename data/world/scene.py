@@ -37,7 +37,10 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """Actors from back to front over a canvas (uint8 RGB, larger than the picture), seen by a camera."""
+    """Actors from back to front over a canvas, seen by a camera.
+
+    canvas: uint8 RGB, larger than the picture. sunlight: where shadows fall, pixels x and y.
+    """
 
     stage: Stage
     canvas: np.ndarray
@@ -85,7 +88,7 @@ class Scene:
     def _owners(
         self, frame: int, picture: np.ndarray | None
     ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """Which actor each pixel shows (int8 [H, W], -1 background), and the full masks of named parts.
+        """Which actor each pixel shows (int8 [H, W], -1 background), and the masks of named parts.
 
         A pixel belongs to the foremost actor that covers at least half of it. With a picture, the
         actors are drawn into it on the way.
@@ -142,7 +145,7 @@ Window = tuple[slice, slice]
 
 
 def _window(pose: np.ndarray, side: int, stage: Stage) -> Window | None:
-    """The rows and columns of the picture that a sprite can touch, or None where it is out of sight."""
+    """Rows and columns of the picture that a sprite can touch, None where it is out of sight."""
     corners = pose[:, :2] @ np.array([[0, side, 0, side], [0, 0, side, side]]) + pose[:, 2:]
     x0, y0 = np.floor(corners.min(1)).astype(int) - 1
     x1, y1 = np.ceil(corners.max(1)).astype(int) + 2

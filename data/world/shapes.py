@@ -1,7 +1,7 @@
 """Silhouettes: what the objects of the world are cut out of.
 
-A shape is a few closed outlines in a plane where it fills about -1..1, y pointing down. Every family draws
-a different shape each time; training and validation share only the plainest families.
+A shape is a few closed outlines in a plane where it fills about -1..1, y pointing down. Every
+family draws a different shape each time; training and validation share only the plainest families.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def draw_shape(rng: np.random.Generator, split: Split) -> tuple[str, Shape]:
     )
 
 
-# -- curves ---------------------------------------------------------------------------------------------------
+# -- curves ---------------------------------------------------------------------------------------
 
 
 def curve(points: object, steps: int = 8) -> np.ndarray:
@@ -86,7 +86,7 @@ def strokes(*pieces: np.ndarray) -> Shape:
     return tuple(Part(piece) for piece in pieces)
 
 
-# -- plain families: both splits ------------------------------------------------------------------------------
+# -- plain families: both splits ------------------------------------------------------------------
 
 
 def _blob(rng: np.random.Generator) -> Shape:
@@ -111,12 +111,12 @@ def _ring(rng: np.random.Generator) -> Shape:
     return (Part(outer, holes=(ellipse(rng.uniform(-0.1, 0.1), 0, hole, hole),)),)
 
 
-# -- training families ----------------------------------------------------------------------------------------
+# -- training families ----------------------------------------------------------------------------
 
 
 def _gear(rng: np.random.Generator) -> Shape:
     teeth, root = int(rng.integers(7, 12)), rng.uniform(0.72, 0.82)
-    hole = ellipse(0, 0, *[rng.uniform(0.18, 0.38)] * 2)
+    hole = ellipse(0, 0, *np.repeat(rng.uniform(0.18, 0.38), 2))
     return (Part(radial(np.tile([1.0, 1.0, root, root], teeth)), holes=(hole,)),)
 
 
@@ -273,7 +273,7 @@ def _crescent(rng: np.random.Generator) -> Shape:
     return (Part(np.concatenate([outer, back])),)
 
 
-# -- validation families --------------------------------------------------------------------------------------
+# -- validation families --------------------------------------------------------------------------
 
 
 def _bird(rng: np.random.Generator) -> Shape:
@@ -354,7 +354,7 @@ def _blossom(rng: np.random.Generator) -> Shape:
     petals, depth = int(rng.integers(5, 8)), rng.uniform(0.14, 0.3)
     a = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     r = 1 - depth + depth * np.cos(petals * a)
-    middle = ellipse(0, 0, *[rng.uniform(0.26, 0.36)] * 2)
+    middle = ellipse(0, 0, *np.repeat(rng.uniform(0.26, 0.36), 2))
     return (Part(np.stack([r * np.cos(a), r * np.sin(a)], 1)), Part(middle, "trim", named=True))
 
 

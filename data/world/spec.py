@@ -1,4 +1,4 @@
-"""What a synthetic world is: its size and seed, where its parts lie, and the report of its making."""
+"""What a synthetic world is: its size and seed, where its parts lie, the report of its making."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.errors import ConfigError
 
 Split = Literal["train", "val"]
 
-# Raised whenever the same spec would be drawn differently: worlds of another version are not reused.
+# Raised when the same spec comes to be drawn differently: worlds of other versions are not reused.
 WORLD_VERSION = 1
 
-# An object of which fewer pixels can be seen counts as absent; annotators do not mark slivers either.
+# An object of which fewer pixels can be seen counts as absent, as annotators mark no slivers.
 MIN_VISIBLE_PIXELS = 24
 
 # SA-V: 24 frames a second, masks at every fourth.
@@ -37,12 +37,12 @@ LAYOUT = {
 class WorldSpec:
     """Everything a world depends on; the same spec gives the same bytes.
 
-    frames: of each clip; at 24 a second with a mask at every fourth, 40 frames hold ten annotated ones.
+    frames: of each clip; with a mask at every fourth, 40 frames hold ten annotated ones.
     width, height: of pictures and clips in pixels, even.
     picture_objects, clip_objects: fewest and most annotated objects of a scene.
     motion: 1 is lively but trackable; speeds are proportional to it.
-    davis_train_videos: further training clips, in the DAVIS form. The DAVIS validation clips are those
-        of SA-V validation, annotated on every frame.
+    davis_train_videos: further training clips, in the DAVIS form. The DAVIS validation clips are
+        those of SA-V validation, annotated on every frame.
     """
 
     seed: int = 0
@@ -114,7 +114,7 @@ def _check(spec: WorldSpec) -> None:
         bounds = getattr(spec, name)
         if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1] <= 8:
             raise ConfigError(
-                f"world.{name} is {list(bounds)}; expected [fewest, most] with 1 <= fewest <= most <= 8"
+                f"world.{name} is {list(bounds)}; expected [fewest, most], both from 1 to 8"
             )
     if not 0 <= spec.motion <= 4:
         raise ConfigError(f"world.motion is {spec.motion}; expected a number from 0 to 4")

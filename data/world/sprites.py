@@ -1,4 +1,4 @@
-"""Objects: a shape, painted, lit from above, with a soft shadow, ready to be moved over a picture."""
+"""Objects: a shape, painted, lit from above, with a soft shadow, ready to be moved about."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _paints(
 
 
 def _colour_unlike(rng: np.random.Generator, avoid: list[np.ndarray]) -> np.ndarray:
-    """A colour that stands out from all of `avoid`: the first that is far enough, or the best of twelve."""
+    """A colour that stands out from all of `avoid`: the first far enough, or the best of twelve."""
     best, best_gap = colour(rng), -1.0
     for _ in range(12):
         candidate = colour(rng)
@@ -99,14 +99,16 @@ def _colour_unlike(rng: np.random.Generator, avoid: list[np.ndarray]) -> np.ndar
     return best
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
     """How differently two colours look, roughly: tint counts more than brightness."""
-    tint = (a - a.mean()) - (b - b.mean())
-    return float(np.abs(tint).sum() * 0.6 + abs(a.mean() - b.mean()) * 0.8)
+    (r, g, b), (x, y, z) = one.tolist(), other.tolist()
+    light = (r + g + b - x - y - z) / 3
+    tint = abs(r - x - light) + abs(g - y - light) + abs(b - z - light)
+    return 0.6 * tint + 0.8 * abs(light)
 
 
 def _fit(shape: Shape, pixels: float) -> tuple[Shape, int]:
-    """The shape centred and scaled to cover `pixels` pixels, and the side of the square it needs."""
+    """The shape centred and scaled to cover `pixels` pixels, and the side of its square."""
     points = np.concatenate([part.outline for part in shape])
     middle = (points.min(0) + points.max(0)) / 2
     probe = 64
@@ -156,7 +158,7 @@ def _rim(layer: np.ndarray) -> np.ndarray:
 
 
 def _relief(rng: np.random.Generator, body: np.ndarray) -> np.ndarray:
-    """Light and shade of a body that bulges towards us, with a dark edge; float32 [R, R] around 1."""
+    """Light and shade of a bulging body that is dark at its edge; float32 [R, R] around 1."""
     solid = (body > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)
     height = np.sqrt(np.minimum(depth / max(float(depth.max()), 1.0), 1.0))

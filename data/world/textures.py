@@ -90,7 +90,7 @@ def crop(
 
 
 def colour(rng: np.random.Generator, vivid: bool = True) -> np.ndarray:
-    """A random colour, float32 RGB in 0..1; vivid ones are those of toys, the others those of walls."""
+    """A random colour, float32 RGB in 0..1: vivid as toys are, or dull as walls are."""
     hue = rng.random()
     saturation = rng.uniform(0.5, 1.0) if vivid else rng.uniform(0.05, 0.4)
     value = rng.uniform(0.45, 1.0) if vivid else rng.uniform(0.25, 0.85)

@@ -1,6 +1,7 @@
 """Scenes as files: pictures in the SA-1B form, clips in those of SA-V and DAVIS.
 
-All bytes are made in memory and written with `write`, so that a full disk is an OSError and nothing else.
+All bytes are made in memory and written with `write`, so that a full disk is an OSError and
+nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from data.world.masklets import masklet_file
 from data.world.scene import Scene, View
 from data.world.spec import ANNOTATED_EVERY, FRAME_RATE
 
-# The colours of the DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of channel i % 3.
+# The colours of DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of
+# channel i % 3.
 PALETTE = bytes(
     sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
     for index in range(256)
@@ -48,7 +50,7 @@ def jpeg(picture: np.ndarray, quality: int = 95) -> bytes:
 
 
 def write_sa1b(scene: Scene, number: int, folder: Path, rng: np.random.Generator) -> None:
-    """`sa_N.jpg` and `sa_N.json`: every object, and the named parts of some, whose masks overlap them."""
+    """`sa_N.jpg` and `sa_N.json`: every object, and named parts of some, which overlap them."""
     view = scene.view(0)
     masks = list(present(view.masks))
     masks += [part for part in present(view.parts) if rng.random() < 0.5]
@@ -72,7 +74,7 @@ def write_sa1b(scene: Scene, number: int, folder: Path, rng: np.random.Generator
 
 
 def write_coco(scene: Scene, number: int, folder: Path) -> dict[str, Any]:
-    """The JPEG of a validation picture; returns its rows of the instances file, families as names."""
+    """The JPEG of a validation picture; returns its rows of the instances file."""
     view = scene.view(0)
     height, width = view.picture.shape[:2]
     file_name = f"{number:012d}.jpg"
@@ -82,17 +84,23 @@ def write_coco(scene: Scene, number: int, folder: Path) -> dict[str, Any]:
     return {
         "image": {"id": number, "width": width, "height": height, "file_name": file_name},
         "annotations": [
-            {"id": number * 100 + row, "image_id": number, **_region(mask), "iscrowd": 0, "family": family}
+            {
+                "id": number * 100 + row,
+                "image_id": number,
+                **_region(mask),
+                "iscrowd": 0,
+                "family": family,
+            }
             for row, (family, mask) in enumerate(found)
         ],
-    }  # fmt: skip
+    }
 
 
 def write_sav(scene: Scene, video: str, folder: Path, rng: np.random.Generator) -> None:
     """`<video>.mp4` and the masklets at every fourth frame.
 
-    The manual file has the objects, and in some videos a part of one as a masklet of its own, overlapping
-    it. The auto file, which not every video has, has all parts too.
+    The manual file has the objects, and in some videos a part of one as a masklet of its own,
+    overlapping it. The auto file, which not every video has, has all parts too.
     """
     views = [scene.view(t) for t in range(scene.stage.frames)]
     write(folder / f"{video}.mp4", mp4([view.picture for view in views]))
@@ -108,7 +116,7 @@ def write_sav(scene: Scene, video: str, folder: Path, rng: np.random.Generator) 
 
 
 def write_val(scene: Scene, video: str, davis_name: str, sav: Path, davis: Path) -> None:
-    """One validation clip in both forms: SA-V (masks at every fourth frame) and DAVIS (on all frames)."""
+    """One validation clip in both forms: SA-V (masks at every fourth frame) and DAVIS (on all)."""
     views = [scene.view(t) for t in range(scene.stage.frames)]
     masks, _ = _annotated(views)
     for t, view in enumerate(views):
@@ -121,7 +129,7 @@ def write_val(scene: Scene, video: str, davis_name: str, sav: Path, davis: Path)
 
 
 def write_davis(scene: Scene, name: str, folder: Path) -> None:
-    """One clip as DAVIS keeps it: JPEGs and palette pictures whose index is the object's number from 1."""
+    """One clip as DAVIS keeps it: JPEGs, palette pictures whose index is the object."""
     _write_davis_frames([scene.view(t) for t in range(scene.stage.frames)], name, folder)
 
 
