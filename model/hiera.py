@@ -1,0 +1,153 @@
+"""Hiera, the backbone: a vision transformer in four stages with attention inside windows.
+
+Everything after the patch embedding is channels-last, [B, H, W, C].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import TrunkConfig
+from model.layers import MLP, DropPath
+
+
+class Hiera(nn.Module):
+    """Images [B, 3, H, W], sides multiples of 32, to four maps [B, width * 2^i, H / 2^(i+2), W / 2^(i+2)]."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        width, tile = config.width, config.windows[0]
+        self.pos_embed = nn.Parameter(torch.zeros(1, width, config.background, config.background))
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, width, tile, tile))
+        self.patch_embed = PatchEmbed(width)
+        self.blocks = nn.ModuleList(_blocks(config))
+        self.last_of_stage = [sum(config.depths[: i + 1]) - 1 for i in range(4)]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Four maps, finest first, in channels-last memory."""
+        x = self.patch_embed(images)
+        x = x + self.position(x.shape[1], x.shape[2])
+        stages = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.last_of_stage:
+                stages.append(x.permute(0, 3, 1, 2))
+        return stages
+
+    def position(self, height: int, width: int) -> Tensor:
+        """A smooth map over the image plus one that repeats in every window: [1, height, width, C]."""
+        smooth = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
+        tile = self.pos_embed_window
+        repeats = (1, 1, height // tile.shape[2], width // tile.shape[3])
+        return (smooth + tile.tile(repeats)).permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping 7 x 7 patches every 4 pixels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=7, stride=4, padding=3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, H/4, W/4, C]."""
+        return self.proj(images).permute(0, 2, 3, 1)
+
+
+class Block(nn.Module):
+    """Attention and MLP; where a stage begins, also half the resolution and twice the width."""
+
+    def __init__(
+        self, width_in: int, width: int, heads: int, window: int, halve: bool, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width_in, eps=1e-6)
+        self.attn = WindowAttention(width_in, width, heads, window, halve)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, 4 * width, width, layers=2, activation=F.gelu)
+        if halve:
+            self.proj = nn.Linear(width_in, width)
+        self.halve = halve
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, width_in] to [B, H, W, width], or half of H and W."""
+        normed = self.norm1(x)
+        shortcut = _halve(self.proj(normed)) if self.halve else x
+        x = shortcut + self.drop_path(self.attn(normed))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class WindowAttention(nn.Module):
+    """Attention among the tokens of a window (0: of the image), with queries pooled where a stage begins."""
+
+    def __init__(self, width_in: int, width: int, heads: int, window: int, halve: bool) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width_in, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.heads, self.window, self.halve = heads, window, halve
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, width_in] to [B, H, W, width], or half of H and W."""
+        height, width = x.shape[1:3]
+        rows, columns = (self.window, self.window) if self.window else (height, width)
+        q, k, v = self._padded_qkv(x, -height % rows, -width % columns).chunk(3, dim=-1)
+        k, v = (_split(t, self.heads, rows, columns) for t in (k, v))
+        if self.halve:
+            q = _halve(q)
+            height, width, rows, columns = height // 2, width // 2, rows // 2, columns // 2
+        grid = q.shape[1:3]
+        q = _split(q, self.heads, rows, columns)
+        joined = _join(F.scaled_dot_product_attention(q, k, v), *grid, rows, columns)
+        return self.proj(joined[:, :height, :width])
+
+    def _padded_qkv(self, x: Tensor, below: int, right: int) -> Tensor:
+        """Queries, keys and values of a map grown to whole windows.
+
+        The published models pad the input with zeros and attend to the padding without a mask, so a
+        padded token's projection is the bias. Padding after the projection gives the same for less.
+        """
+        if not below and not right:
+            return self.qkv(x)
+        bare = F.linear(x, self.qkv.weight)
+        return F.pad(bare, (0, 0, 0, right, 0, below)) + self.qkv.bias.to(bare.dtype)
+
+
+def _blocks(config: TrunkConfig) -> list[Block]:
+    """All blocks in order. A stage's window starts with its second block: the first still works on
+    the map of the stage before."""
+    blocks: list[Block] = []
+    depth = sum(config.depths)
+    width_in, heads, window = config.width, config.heads, config.windows[0]
+    for stage, count in enumerate(config.depths):
+        width = config.stage_widths[stage]
+        for block in range(count):
+            index = len(blocks)
+            halve = stage > 0 and block == 0
+            heads = heads * 2 if halve else heads
+            side = 0 if index in config.global_blocks else window
+            drop = config.drop_path * index / max(depth - 1, 1)
+            blocks.append(Block(width_in, width, heads, side, halve, drop))
+            width_in, window = width, config.windows[stage]
+    return blocks
+
+
+def _halve(x: Tensor) -> Tensor:
+    """Max-pool [B, H, W, C] 2 x 2. Windows are even where this happens, so it never crosses one."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), kernel_size=2).permute(0, 2, 3, 1)
+
+
+def _split(x: Tensor, heads: int, rows: int, columns: int) -> Tensor:
+    """Windows and heads apart: [B, H, W, C] to [B * windows, heads, rows * columns, C / heads]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // rows, rows, width // columns, columns, heads, channels // heads)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, rows * columns, channels // heads)
+
+
+def _join(x: Tensor, height: int, width: int, rows: int, columns: int) -> Tensor:
+    """The reverse of `_split`: [B * windows, heads, rows * columns, D] to [B, height, width, heads * D]."""
+    _, heads, _, head_width = x.shape
+    x = x.reshape(-1, height // rows, width // columns, heads, rows, columns, head_width)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, heads * head_width)
