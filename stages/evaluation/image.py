@@ -1,0 +1,124 @@
+"""Interactive segmentation of pictures, as SAM is scored: click, look, click where it is most
+wrong.
+
+Round 1 clicks at the centre of the object, every further one at the centre of the largest error,
+inside what was missed or outside on what was spilled; the low-resolution answer of the round before
+goes back in as a prompt. "After n clicks" therefore means n rounds, not n points at once. Of
+several candidates the one with the highest *predicted* IoU is scored, which is what a user would
+get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from model.image_predictor import ImagePredictor
+from model.prompts import Clicks, ObjectChance, correction_click
+from pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from data.sources import Dataset
+
+PROTOCOL = "one click per round at the centre of the largest error, mask of highest predicted IoU"
+OBJECTS_AT_ONCE = 64
+"""Objects of a picture that are decoded in one batch, where the picture is small."""
+LOGIT_BYTES = 512 * 2**20
+"""Most memory for the full-size logits of one batch; fewer objects at once on large pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """IoU of every object after every click."""
+
+    pictures: tuple[str, ...]
+    """The picture of each object."""
+    ious: np.ndarray
+    """float64 [objects, clicks], 0 to 1."""
+    split: str = ""
+    """Digest of the data set that was scored."""
+    protocol: str = PROTOCOL
+
+    def miou(self, clicks: int) -> float:
+        """Mean IoU over all objects after so many clicks, 0 to 1."""
+        return float(self.ious[:, clicks - 1].mean())
+
+
+def evaluate_images(
+    predictor: ImagePredictor,
+    dataset: Dataset,
+    *,
+    clicks: int = 3,
+    limit: int | None = None,
+    progress: bool = True,
+) -> ImageScores:
+    """Score the first `limit` pictures of `dataset` (all by default) with up to `clicks` clicks per
+    object.
+
+    Objects without a single pixel are left out. Raises DataError when nothing is left.
+    """
+    count = min(limit or len(dataset), len(dataset))
+    pictures: list[str] = []
+    rows: list[np.ndarray] = []
+    for index in tqdm(range(count), desc="pictures", unit="picture", disable=not progress):
+        clip = dataset.load(index, [0])
+        masks = clip.masks[0][clip.masks[0].any((1, 2))]
+        predictor.set_image(clip.frames[0])
+        for part in _batches(masks):
+            rows.append(score_objects(predictor, part, clicks))
+            pictures += [clip.name] * len(part)
+    if not rows:
+        raise DataError(
+            f"{dataset.name}: no object in the {count} pictures to evaluate; "
+            f"check the data set's annotations"
+        )
+    return ImageScores(tuple(pictures), np.concatenate(rows), dataset.digest)
+
+
+def score_objects(predictor: ImagePredictor, truth: np.ndarray, clicks: int) -> np.ndarray:
+    """IoU after each click on the predictor's current picture.
+
+    truth: bool [N, H, W] at the size of the picture, none empty. Returns float64 [N, clicks].
+    """
+    target = torch.from_numpy(truth).to(predictor.model.device)
+    nobody = ObjectChance(
+        0, 0, [0], torch.zeros(len(truth), dtype=torch.int64, device=target.device)
+    )
+    guess, low, given, ious = None, None, None, []
+    for _ in range(clicks):
+        click = correction_click(target, guess, nobody, "centre")
+        given = click if given is None else given.then(click)
+        guess, low = _answer(predictor, given, low)
+        ious.append(_iou(target, guess).cpu().numpy())
+    return np.stack(ious, 1)
+
+
+def _answer(
+    predictor: ImagePredictor, given: Clicks, low: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best candidate by the decoder's own estimate: masks bool [N, H, W], logits [N, 1, h, w].
+
+    A single click is ambiguous, so three candidates are asked for; with more clicks the decoder
+    gives one.
+    """
+    found = predictor.predict(given.points, given.labels, mask_input=low, multimask=low is None)
+    best = found.best()
+    return best.masks[:, 0], best.low
+
+
+def _iou(truth: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
+    common = (truth & guess).flatten(1).sum(1, dtype=torch.float64)
+    return common / (truth | guess).flatten(1).sum(1, dtype=torch.float64)
+
+
+def _batches(masks: np.ndarray) -> Iterator[np.ndarray]:
+    candidates, float32 = 3, 4
+    fitting = LOGIT_BYTES // (candidates * float32 * masks[0].size) if len(masks) else 1
+    size = min(max(fitting, 1), OBJECTS_AT_ONCE)
+    for start in range(0, len(masks), size):
+        yield masks[start : start + size]
