@@ -13,17 +13,20 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.backends import Backend, Handle, backend_for, new_handle
+from pipeline.backends import Backend, Handle
 from pipeline.errors import StageError
-from pipeline.job import LEASE_FILE, STOP_FILE, Failure, process_identity
+from pipeline.job import LEASE_FILE, STOP_FILE, Failure, Job, process_identity
+from pipeline.local import LocalBackend
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
+from pipeline.slurm import SlurmBackend
 from pipeline.stop import StopRequested, reset_stop, signals_request_stop, stop_signal
 from pipeline.storage import read_json, write_json
 
@@ -75,8 +78,12 @@ def launch(
         else:
             backend = backend_for(config, handle)
             logger.info("%s: attached to the running job %s", name, handle.job_id)
-        _watch(backend, handle, folder, config, on_poll)
-        failures = backend.failures(handle)
+        lost = _watch(backend, handle, folder, config, on_poll)
+        failures = [
+            failure
+            for failure in backend.failures(handle)
+            if not lost or failure.rank in lost  # the others were ended because of these
+        ]
         if not failures:
             return backend.result(handle)
         if attached and any(failure.stopped for failure in failures):
@@ -105,6 +112,12 @@ def read_handle(folder: str | Path) -> Handle | None:
         return Handle(**values) if values else None
     except TypeError:
         return None
+
+
+def backend_for(config: LaunchConfig, handle: Handle | None = None) -> Backend:
+    """The backend of `handle`, or the one the configuration asks for."""
+    launcher = handle.launcher if handle is not None else config.launcher
+    return SlurmBackend(config) if launcher == "slurm" else LocalBackend(config)
 
 
 def _live_handle(folder: Path, key: str, config: LaunchConfig) -> Handle | None:
@@ -136,8 +149,28 @@ def _submit(
         folder / "logs" / f"{stamp}-{secrets.token_hex(3)}"
     )  # job ids are process ids, and those come again
     logs.mkdir(parents=True)
-    handle = new_handle(backend, function, argument, folder, logs, name, key)
-    write_json(folder / HANDLE_FILE, asdict(handle))
+    config = backend.config
+    job = Job(function, argument, str(folder), str(logs), leased=config.orphan == "stop")
+    job_id = backend.submit(job, name)
+    local = backend.launcher == "local"
+    identity = process_identity(int(job_id)) if local else {"pid": 0, "start": 0.0}
+    handle = Handle(
+        launcher=backend.launcher,
+        job_id=job_id,
+        folder=str(folder),
+        logs=str(logs),
+        key=key,
+        tasks=config.nodes * config.tasks_per_node,
+        host=socket.gethostname(),
+        pid=int(identity["pid"]),
+        start=identity["start"],
+        submitted=time.time(),
+    )
+    try:
+        write_json(folder / HANDLE_FILE, asdict(handle))
+    except BaseException:  # a job nobody could find again must not run
+        backend.kill(handle)
+        raise
     return handle
 
 
@@ -147,24 +180,37 @@ def _watch(
     folder: Path,
     config: LaunchConfig,
     on_poll: Callable[[Progress | None], None] | None,
-) -> None:
-    """Return when the job has ended; whatever interrupts the waiting ends the job first."""
-    failed_at = float("inf")
+) -> list[int]:
+    """Return when the job has ended: the ranks whose failure made us end it, or none.
+
+    Whatever interrupts the waiting ends the job first.
+    """
+    lost_since = float("inf")
     try:
         while backend.alive(handle):
-            if on_poll is not None:
-                on_poll(read_progress(folder))
-            if failed_at == float("inf") and backend.lost_rank(handle):
-                failed_at = time.monotonic()
-            if time.monotonic() - failed_at > LOST_RANK_SECONDS:
+            _tell(on_poll, folder)
+            lost = backend.lost_ranks(handle)
+            lost_since = min(lost_since, time.monotonic()) if lost else float("inf")
+            if time.monotonic() - lost_since > LOST_RANK_SECONDS:
                 backend.kill(handle)
-                return
-            time.sleep(config.poll_seconds)
-        if on_poll is not None:
-            on_poll(read_progress(folder))
+                return lost
+            time.sleep(max(config.poll_seconds, backend.least_pause))
+        _tell(on_poll, folder)
+        return []
     except BaseException:  # Ctrl-C, and Prefect's cancellation, which is no Exception
+        logger.warning("ending job %s: it saves first; interrupt again to kill it", handle.job_id)
         _end(backend, handle, folder, config.stop_seconds)
         raise
+
+
+def _tell(on_poll: Callable[[Progress | None], None] | None, folder: Path) -> None:
+    """Pass the progress on; a listener in trouble must not end the job it listens to (law 6)."""
+    if on_poll is None:
+        return
+    try:
+        on_poll(read_progress(folder))
+    except Exception as error:
+        logger.warning("progress could not be shown: %s", error)
 
 
 def _end(backend: Backend, handle: Handle, folder: Path, seconds: float) -> None:
