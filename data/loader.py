@@ -1,0 +1,109 @@
+"""Batches of training clips for one rank, made in this process or in workers: the same bytes
+either way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from data.collate import collate
+from data.mixture import TrainingClips
+from data.types import ClipBatch
+from pipeline.errors import ConfigError, DataError
+
+
+class _Made(NamedTuple):
+    """What a worker sends: the batch, or what is wrong; and every item it has had to leave out so
+    far."""
+
+    batch: ClipBatch | None
+    error: str
+    broken: dict[str, dict[int, str]]
+
+
+class _Steps(TorchDataset):
+    """step -> this rank's part of its batch."""
+
+    def __init__(self, clips: TrainingClips, rank: int, world: int) -> None:
+        self.clips = clips
+        self.rank = rank
+        self.world = world
+
+    def __getitem__(self, step: int) -> _Made:
+        share = self.clips.batch_size(step) // self.world
+        slots = range(self.rank * share, (self.rank + 1) * share)
+        try:
+            made = [self.clips.sample(step, slot) for slot in slots]
+            return _Made(collate(made, self.clips.kind(step), slots), "", self.clips.broken)
+        except DataError as error:
+            # As text: an exception from a worker arrives wrapped in a traceback.
+            return _Made(None, str(error), self.clips.broken)
+
+
+def loader(
+    clips: TrainingClips,
+    *,
+    start_step: int,
+    stop_step: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[ClipBatch]:
+    """This rank's batch of every step from `start_step` to before `stop_step`.
+
+    Rank r gets slots r*b .. (r+1)*b of a step of world*b. Starting late costs nothing. Closing the
+    iterator ends its workers.
+    Raises ConfigError when a batch cannot be shared evenly, DataError when too many samples are
+    broken.
+    """
+    for kind in clips.kinds:
+        size = clips.mixture.batch_size(kind)
+        if size % world:
+            raise ConfigError(
+                f"mixture.{kind}_batch is {size}; it has to be a multiple of the {world} ranks"
+            )
+    return _batches(clips, range(start_step, stop_step), rank, world, workers)
+
+
+def _batches(
+    clips: TrainingClips, steps: range, rank: int, world: int, workers: int
+) -> Iterator[ClipBatch]:
+    batches = DataLoader(
+        _Steps(clips, rank, world),
+        sampler=steps,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker if workers else None,
+        multiprocessing_context=_context() if workers else None,
+    )
+    for made in batches:
+        for name, items in made.broken.items():
+            for index, reason in list(items.items()):
+                clips.note_broken(name, index, reason)
+        if made.batch is None:
+            raise DataError(made.error)
+        yield made.batch
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Processes that start clean: no copies of the parent's threads, GPU context or sockets."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["data.loader"])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+def _start_worker(_: int) -> None:
+    """One thread each, and Ctrl-C is left to the parent, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
