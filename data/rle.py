@@ -1,8 +1,8 @@
 """COCO run-length masks: the form in which SA-1B, SA-V and COCO store them.
 
 A compressed mask is `{"size": [H, W], "counts": str}`: column-major, runs of zeros and ones in
-turn. Files come from anywhere, so a mask is checked before pycocotools sees it: its C code trusts
-what it is given.
+turn. Files come from anywhere, so every mask is checked for its size, its alphabet and the sum of
+its runs; the C code of pycocotools, which writes the masks here, would trust what it is given.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def decode(
         if size is None:
             raise DataError(f"{where}: the mask is null and no picture size is known")
         return np.zeros(size, dtype=bool)
-    checked = _checked(rle, size, where)
-    return coco.decode(checked).astype(bool)
+    (height, width), runs = _checked(rle, size, where)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
 
 
 def decode_polygons(
@@ -63,18 +64,22 @@ def decode_polygons(
         )
     height, width = size
     parts = coco.frPyObjects([list(map(float, p)) for p in polygons], height, width)
-    return coco.decode(coco.merge(parts)).astype(bool)
+    return decode(coco.merge(parts), size, where)
 
 
 def area(rle: Mapping[str, Any], where: str = "mask") -> int:
     """Number of pixels of the mask."""
-    return int(coco.area(_checked(rle, None, where)))
+    return int(_checked(rle, None, where)[1][1::2].sum())
 
 
 def bbox(rle: Mapping[str, Any], where: str = "mask") -> tuple[float, float, float, float]:
     """The box around the mask: x, y, width, height in pixels; zeros for an empty mask."""
-    x, y, w, h = coco.toBbox(_checked(rle, None, where))
-    return float(x), float(y), float(w), float(h)
+    mask = decode(rle, where=where)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    x, y = float(columns[0]), float(rows[0])
+    return x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y
 
 
 def run_lengths(counts: str | bytes) -> np.ndarray:
@@ -106,8 +111,10 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     return runs
 
 
-def _checked(rle: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> dict[str, Any]:
-    """The mask in the form pycocotools wants, or a DataError that says what is wrong with it."""
+def _checked(
+    rle: Mapping[str, Any], size: tuple[int, int] | None, where: str
+) -> tuple[tuple[int, int], np.ndarray]:
+    """The size (H, W) and the runs of a mask, or a DataError that says what is wrong with it."""
     try:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"]
@@ -123,7 +130,9 @@ def _checked(rle: Mapping[str, Any], size: tuple[int, int] | None, where: str) -
     if height < 1 or width < 1:
         raise DataError(f"{where}: the mask has size {height}x{width}")
     try:
-        runs = run_lengths(counts) if isinstance(counts, str | bytes) else np.asarray(counts)
+        runs = (
+            run_lengths(counts) if isinstance(counts, str | bytes) else np.asarray(counts, np.int64)
+        )
         total = int(runs.sum()) if runs.size else 0
         if runs.ndim != 1 or (runs.size and runs.min() < 0):
             raise ValueError("a negative run")
@@ -134,9 +143,4 @@ def _checked(rle: Mapping[str, Any], size: tuple[int, int] | None, where: str) -
             f"{where}: the runs of the mask cover {total} pixels, "
             f"its size {height}x{width} needs {height * width}"
         )
-    if isinstance(counts, str):
-        return {"size": [height, width], "counts": counts.encode("ascii")}
-    if isinstance(counts, bytes):
-        return {"size": [height, width], "counts": counts}
-    packed = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
-    return dict(packed)
+    return (height, width), runs

@@ -13,7 +13,7 @@ from data.world.sprites import Sprite, cut_sprite, make_sprite
 from data.world.textures import background, colour, companion
 
 # A scene in which the objects cannot be seen well enough is staged again, at most so often.
-_ATTEMPTS = 8
+_ATTEMPTS = 20
 
 
 def scene_stream(seed: int, split: Split, kind: str, index: int) -> np.random.Generator:
@@ -41,7 +41,7 @@ def picture_scene(spec: WorldSpec, split: Split, index: int) -> Scene:
 
 
 def clip_scene(spec: WorldSpec, split: Split, kind: str, index: int) -> Scene:
-    """The scene of one clip. Its foremost object in the cast can be seen on the first frame."""
+    """The scene of one clip; something in it can be followed from the first frame on."""
     rng = scene_stream(spec.seed, split, kind, index)
     stage = Stage(spec.width, spec.height, spec.frames, spec.motion)
     canvas, shade = _canvas(rng, split, stage)
@@ -49,7 +49,7 @@ def clip_scene(spec: WorldSpec, split: Split, kind: str, index: int) -> Scene:
     sprites = _cast(rng, split, stage, count, shade, (0.045, 0.18))
     if count > 1 and rng.random() < 0.06:
         sprites[1] = sprites[0]  # twins: only where they are tells them apart
-    pillar = _pillar(rng, split, stage) if rng.random() < 0.25 else None
+    pillar = _pillar(rng, split, stage) if rng.random() < 0.2 else None
     view, sunlight = camera(rng, stage), _sunlight(rng, stage)
     roles = [_role(rng, first=i == 0) for i in range(count)]
     for _ in range(_ATTEMPTS):
@@ -146,11 +146,12 @@ def _areas(scene: Scene) -> np.ndarray:
 
 
 def _well_staged(scene: Scene) -> bool:
-    """Is something there to follow from the start, and is every object seen often enough?"""
+    """Can what is there at the start be seen well, and is every object seen often enough?"""
     frames = range(0, scene.stage.frames, ANNOTATED_EVERY)
     shown = np.stack([scene.visible(t) for t in frames]) / _areas(scene)
-    seen = (shown > 0.25).mean(0)
-    return bool(shown[0].max() > 0.6 and seen.min() >= 0.4 and (shown > 0.02).any())
+    start = shown[0][shown[0] > 0.02]
+    often = (shown > 0.25).mean(0)
+    return bool(len(start) and start.min() > 0.6 and often.min() >= 0.4)
 
 
 def present(masks: np.ndarray) -> np.ndarray:

@@ -91,14 +91,19 @@ def report(root: Path, spec: WorldSpec, *, seconds: float, reused: bool) -> Worl
 def new_part(out: Path) -> Path:
     """A fresh folder beside `out`, named after this process; those of dead ones are removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out.name}.{socket.gethostname()}-"
-    for stale in out.parent.glob(f"{prefix}*.part"):
-        number = stale.name.removeprefix(prefix).removesuffix(".part").split("-")[0]
-        if number.isdigit() and not _alive(int(number)):
+    own = part_name(out, os.getpid())
+    prefix = own.removesuffix(f"{os.getpid()}-{threading.get_ident()}.part")
+    for stale in out.parent.iterdir():
+        number = stale.name.removeprefix(prefix).split("-")[0]
+        if stale.name.startswith(prefix) and number.isdigit() and not _alive(int(number)):
             shutil.rmtree(stale, ignore_errors=True)
-    part = out.parent / f"{prefix}{os.getpid()}-{threading.get_ident()}.part"
-    part.mkdir()
-    return part
+    (out.parent / own).mkdir()
+    return out.parent / own
+
+
+def part_name(out: Path, process: int) -> str:
+    """What a world is called while that process of this machine draws it."""
+    return f".{out.name}.{socket.gethostname()}-{process}-{threading.get_ident()}.part"
 
 
 def _alive(process: int) -> bool:

@@ -54,6 +54,9 @@ def moving(rng: np.random.Generator, stage: Stage, reach: float, role: str) -> T
     role: "stay" keeps it in the picture, "late" brings it in after a while, "leave" takes it out
     and back.
     """
+    if stage.motion == 0:
+        x, y = _inside(rng, stage).tolist()
+        return still(x, y, rng.uniform(-0.5, 0.5), stage.frames)
     speed = stage.motion * stage.unit * rng.uniform(0.004, 0.0105)  # pixels a frame
     if role == "late":
         path = _entering(rng, stage, reach, max(speed, stage.motion * 0.012 * stage.unit))

@@ -37,6 +37,10 @@ Progress = Callable[[int, int, str], None]
 Kind = Literal["picture", "val_picture", "clip", "val_clip", "davis_clip"]
 
 
+# Starting a process takes as long as drawing about this many scenes.
+_SCENES_PER_WORKER = 50
+
+
 @dataclass(frozen=True)
 class Task:
     """A few scenes of one kind, drawn by one process; scene numbers start at 0."""
@@ -152,7 +156,8 @@ def _draw_all(
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    workers = min(workers or min(cores, 8), len(tasks), 1 + total // 50)
+    most = len(tasks), 1 + total // _SCENES_PER_WORKER
+    workers = min(workers or min(cores, 8), *most)
     done, rows = 0, {}
     results = _inline if workers <= 1 or multiprocessing.current_process().daemon else _pooled
     for task, drawn in results(partial(_draw, spec, part), tasks, workers):
