@@ -142,3 +142,13 @@ class MemoryAttentionLayer(nn.Module):
         x = x + drop(self.self_attn(normed, normed, normed, table, normed.shape[1]))
         x = x + drop(self.cross_attn_image(self.norm2(x), keys, values, table, rotated_keys))
         return x + drop(self.linear2(drop(F.relu(self.linear1(self.norm3(x))))))
+
+
+def without_overlap(logits: Tensor) -> Tensor:
+    """Let each pixel belong to the object with the highest logit: [N, 1, H, W] to the same shape.
+
+    The others' logits are lowered to -10 there, a certain no. For one clip's objects at a time.
+    """
+    winner = logits.argmax(dim=0, keepdim=True)
+    objects = torch.arange(len(logits), device=logits.device)[:, None, None, None]
+    return torch.where(objects == winner, logits, logits.clamp(max=-10.0))

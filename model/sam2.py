@@ -155,7 +155,7 @@ class SAM2(nn.Module):
         features: one row per object. An empty mask is an absent object (score -10, else 10). For
         `remember`, use `mask_logits(masks)`: the low-resolution answer has lost detail.
         """
-        masks = masks.to(features.s16.dtype)
+        masks = masks.float()
         low = F.interpolate(
             mask_logits(masks),
             scale_factor=0.25,
@@ -163,14 +163,9 @@ class SAM2(nn.Module):
             align_corners=False,
             antialias=True,
         )
-        empty_points = masks.new_zeros(len(masks), 0, 2)
-        no_labels = torch.zeros(len(masks), 0, dtype=torch.int32, device=masks.device)
-        seen = self.decode(
-            features.s16,
-            features,
-            Prompts(empty_points, no_labels, self.mask_downsample(masks)),
-            multimask=False,
-        )
+        prompts = Prompts.none(len(masks), masks.device)
+        prompts = prompts._replace(mask_logits=self.mask_downsample(masks))
+        seen = self.decode(features.s16, features, prompts, multimask=False)
         present = masks.flatten(1).any(dim=1, keepdim=True)
         return FramePrediction(
             candidates=low,

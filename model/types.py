@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -42,6 +43,12 @@ class Prompts(NamedTuple):
     """int [N, P]: 1 inside, 0 outside, 2 and 3 the corners of a box, -1 not a point."""
     mask_logits: Tensor | None = None
     """[N, 1, S/4, S/4], an earlier answer to refine."""
+
+    @classmethod
+    def none(cls, count: int, device: torch.device) -> Prompts:
+        """No prompt for `count` objects: what a tracked frame is decoded with."""
+        labels = torch.zeros(count, 0, dtype=torch.int64, device=device)
+        return cls(torch.zeros(count, 0, 2, device=device), labels)
 
 
 class FramePrediction(NamedTuple):

@@ -19,8 +19,6 @@ from model.config import PRESETS, SAM2Config
 from model.sam2 import SAM2
 from pipeline.errors import CheckpointError
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""What data-parallel wrappers and torch.compile put before every name."""
 SHOWN = 3
 """How many names of each kind an error lists."""
 WIDTH_ENTRY = "image_encoder.trunk.patch_embed.proj.weight"
@@ -126,11 +124,11 @@ def _unwrapped(content: object, name: str) -> dict[str, Tensor]:
 
 
 def _bare(name: str) -> str:
-    """A parameter's name without wrapper prefixes, wherever they stand."""
-    for wrapper in WRAPPERS:
-        while name.startswith(wrapper):
-            name = name.removeprefix(wrapper)
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    """A parameter's name without what DDP (in front) and torch.compile (anywhere) put into it."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def _describe(config: SAM2Config) -> str:
