@@ -131,7 +131,7 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
         state.optimizer.load_state_dict(values["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} does not fit this model and optimiser ({error}); "
+            f"{path} does not fit this model and optimiser ({' '.join(str(error).split())}); "
             "it was written under another configuration, delete its folder to start over"
         ) from error
     state.step, state.skipped = int(values["step"]), int(values["skipped"])

@@ -72,13 +72,21 @@ def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
             if any(item is _BAD for item in items)
             else (items if origin is list else tuple(items))
         )
+    return _build_mapping(arguments[1], value, where, mistakes)
+
+
+def _build_mapping(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
+    """Named settings; a name that looks like another one may be why its settings do not fit."""
     if not isinstance(value, Mapping):
         mistakes.append(f"{where}: found {_show(value)}, expected a mapping of names")
         return _BAD
-    entries = {
-        str(key): _build(arguments[1], item, _at(where, key), mistakes)
-        for key, item in value.items()
-    }
+    entries = {}
+    for key, item in value.items():
+        before = len(mistakes)
+        entries[str(key)] = _build(kind, item, _at(where, key), mistakes)
+        others = [str(other) for other in value if other != key]
+        if len(mistakes) > before and (near := difflib.get_close_matches(str(key), others, n=1)):
+            mistakes[before] += f" (did you mean {near[0]!r} instead of {str(key)!r}?)"
     return _BAD if any(item is _BAD for item in entries.values()) else entries
 
 

@@ -3,7 +3,6 @@
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from pipeline.progress import ProgressWriter
@@ -68,3 +67,65 @@ def die_on_rank_one(words: str) -> None:
 
 def stumble(words: str) -> None:
     raise RuntimeError(words)
+
+
+def train_on_two_ranks(folder: str) -> dict[str, Any]:
+    """What test_distributed asks of two gloo ranks, in one job to save start-ups."""
+    import torch
+
+    from pipeline import distributed, stop
+    from pipeline.loop import Hooks, fit
+    from pipeline.settings import LoopConfig
+    from tests.pipeline import toy
+
+    torch.set_num_threads(1)
+    world = distributed.init("cpu", timeout_seconds=60)
+    found: dict[str, Any] = {"size": world.size, "gathered": world.gather(world.rank)}
+    found["shared"] = world.share(f"from {world.rank}")
+    found["mean"] = world.mean({"both": float(world.rank), f"only {world.rank}": 7.0})
+    found["any"] = [world.any(world.rank == 1), world.any(False)]
+
+    def fit_half(name: str, bad: tuple[str, ...] = (), hooks: Hooks | None = None) -> Any:
+        """Rank r takes row r of every batch of two."""
+        model, state = toy.fresh()
+        if world.rank == 1:
+            model.head.bias.data.add_(5.0)  # the loop starts from rank 0's weights
+        halves = (
+            toy.Batch(batch.x[world.rank : world.rank + 1], batch.names)
+            for batch in toy.batches(0, toy.TOTAL, size=2)
+        )
+        task = toy.ToyTask(model, bad if world.rank == 1 else ())
+        options = {"total": toy.TOTAL, "clip": 1.0, "folder": f"{folder}/{name}", "world": world}
+        try:
+            fit(task, halves, state, LoopConfig(log_every=5), hooks=hooks, **options)
+        except stop.StopRequested as error:
+            found[f"{name}.stopped"] = world.gather((state.step, str(error)))
+        found[name] = {key: value.tolist() for key, value in toy.weights(model).items()}
+        found[f"{name}.equal"] = len({str(part) for part in world.gather(found[name])}) == 1
+        return state
+
+    fit_half("plain")
+    state = fit_half("bad", bad=("clip4",))
+    found["bad.skipped"] = world.gather(state.skipped)
+
+    def stop_rank_one(state: Any) -> None:
+        if world.rank == 1:
+            stop.request_stop("rank 1 was told")
+
+    fit_half("stop", hooks=Hooks(every=((4, stop_rank_one),)))
+    stop.reset_stop()
+    distributed.shutdown()
+    return found
+
+
+def preempted(folder: str) -> tuple[int, int]:
+    """Counts its lives; in the first it is told SIGUSR2, as SLURM does, and saves."""
+    import signal
+
+    life = len(list(Path(folder).glob("life-*")))
+    Path(folder, f"life-{life}").touch()
+    if life == 0:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(0.05)
+        check_stop()
+    return life, os.getpid()
