@@ -77,27 +77,26 @@ def draw_geometry(augment: Augment, rng: np.random.Generator) -> Geometry:
 def augment_clip(clip: Clip, augment: Augment, side: int, rng: np.random.Generator) -> Clip:
     """`clip` changed at random and resized to side x side.
 
-    Objects that the plain resize leaves no pixel of on the first frame are dropped. A geometry that
-    pushes any other object out of the first frame is replaced by the plain one.
+    A geometry that pushes an object out of the first frame is replaced by the plain resize; an
+    object of which that leaves no pixel either is dropped.
     """
     geometry = draw_geometry(augment, rng)
     tiled = rng.random() < augment.mosaic
     inner = side // 2 if tiled else side
     height, width = clip.frames.shape[1:3]
 
-    plain = Geometry(flip=geometry.flip)
-    first = render_masks(clip.masks[0], plain.matrix(width, height, inner), inner)
+    matrix = geometry.matrix(width, height, inner)
+    first = render_masks(clip.masks[0], matrix, inner)
     kept = np.flatnonzero(first.any(axis=(1, 2)))
-    matrix = plain.matrix(width, height, inner)
-    if geometry != plain and len(kept):
-        candidate = geometry.matrix(width, height, inner)
-        moved = render_masks(clip.masks[0, kept], candidate, inner)
-        if moved.any(axis=(1, 2)).all():
-            matrix = candidate
-    elif geometry != plain:
-        matrix = geometry.matrix(width, height, inner)
+    if len(kept) < len(first):
+        plain = Geometry(flip=geometry.flip).matrix(width, height, inner)
+        resized = render_masks(clip.masks[0], plain, inner)
+        possible = np.flatnonzero(resized.any(axis=(1, 2)))
+        if not np.isin(possible, kept).all():
+            matrix, first, kept = plain, resized, possible
 
-    masks = np.stack([render_masks(frame[kept], matrix, inner) for frame in clip.masks])
+    rest = [render_masks(frame[kept], matrix, inner) for frame in clip.masks[1:]]
+    masks = np.stack([first[kept], *rest])
     frames = np.stack([render(frame, matrix, inner, FILL) for frame in clip.frames])
     frames = change_colours(frames, augment, rng)
     if tiled:
@@ -127,47 +126,73 @@ def resize_clip(clip: Clip, side: int) -> Clip:
 
 
 def render(
-    picture: np.ndarray, matrix: np.ndarray, side: int, fill: tuple[int, ...] | int = 0
+    picture: np.ndarray, matrix: np.ndarray, side: int, fill: tuple[int, ...] = (0, 0, 0, 0)
 ) -> np.ndarray:
-    """Sample a uint8 picture [H, W] or [H, W, 3] at side x side output pixels.
+    """Sample a uint8 picture [H, W] or [H, W, C], C up to 4, at side x side output pixels.
 
-    Where the output is much smaller, the picture is averaged down first, each axis by its own
-    factor.
+    matrix: float [3, 3], output points to picture points. Where it makes the picture much smaller,
+    the picture is averaged first, each axis by its own factor.
     """
+    picture, matrix = _prefilter(picture, matrix)
     height, width = picture.shape[:2]
-    steps = np.hypot(matrix[:2, 0], matrix[:2, 1])
-    upright = bool(matrix[0, 1] == 0 and matrix[1, 0] == 0)
-    steps[steps < (1 if upright else PREFILTER_FROM)] = 1
-    small = (max(1, round(width / steps[0])), max(1, round(height / steps[1])))
-    if small != (width, height):
-        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-        matrix = np.diag([small[0] / width, small[1] / height, 1.0]) @ matrix
-    if picture.shape[:2] == (side, side) and np.allclose(matrix, np.eye(3), atol=1e-9):
-        return picture
     # OpenCV puts pixel centres at whole numbers.
     pixels = matrix[:2].copy()
     pixels[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
-    inside = upright and _covers(matrix, side, picture.shape[1], picture.shape[0])
-    return cv2.warpAffine(
+    colour = picture.ndim == 3 and picture.shape[2] == 3
+    if colour:  # four channels are sampled at twice the speed of three
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA)
+    # The outermost half pixel has no neighbour. Where nothing lies outside, repeat the edge rather
+    # than mix in the fill.
+    border = cv2.BORDER_REPLICATE if _covers(matrix, side, width, height) else cv2.BORDER_CONSTANT
+    out = cv2.warpAffine(
         picture,
         pixels,
         (side, side),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        # Within the picture the outermost half pixel has no neighbour: repeat the edge, do not mix
-        # in the fill.
-        borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT,
+        borderMode=border,
         borderValue=fill,
     )
+    return cv2.cvtColor(out, cv2.COLOR_RGBA2RGB) if colour else out
 
 
 def render_masks(masks: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """Bool masks [O, H, W] sampled as grey pictures and cut at one half: bool [O, side, side]."""
     out = np.zeros((len(masks), side, side), dtype=bool)
-    for target, mask in zip(out, masks, strict=True):
-        if mask.any():
-            grey = mask.view(np.uint8) * np.uint8(255)
-            np.greater_equal(render(grey, matrix, side), 128, out=target)
+    shown = [o for o, mask in enumerate(masks) if mask.any()]
+    for start in range(0, len(shown), 4):
+        group = shown[start : start + 4]
+        # Up to four masks are the channels of one picture; three are slow, see `render`.
+        planes = [
+            masks[o].view(np.uint8) for o in (group + group[:1] if len(group) == 3 else group)
+        ]
+        grey = cv2.merge(planes) * np.uint8(255)
+        sampled = render(grey, matrix, side).reshape(side, side, len(planes))
+        for plane, o in enumerate(group):
+            np.greater_equal(sampled[..., plane], 128, out=out[o])
     return out
+
+
+def _prefilter(picture: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The picture averaged until bilinear sampling skips none of it, and the matrix that fits it.
+
+    Halvings are exact averages and cheap; what is left, less than a factor of two, is a box as wide
+    as an output pixel. An odd last row or column, less than half an output pixel, is cut off.
+    """
+    steps = np.hypot(matrix[:2, 0], matrix[:2, 1])
+    while steps.max() >= 2:
+        x, y = (2 if step >= 2 else 1 for step in steps)
+        height, width = picture.shape[0] // y, picture.shape[1] // x
+        if not height or not width:
+            break
+        whole = picture[: height * y, : width * x]
+        picture = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+        matrix = np.diag([1 / x, 1 / y, 1.0]) @ matrix
+        steps = steps / (x, y)
+    if steps.max() > PREFILTER_FROM:
+        picture = cv2.sepFilter2D(
+            picture, -1, _box(steps[0]), _box(steps[1]), borderType=cv2.BORDER_REPLICATE
+        )
+    return picture, matrix
 
 
 def change_colours(frames: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
@@ -212,11 +237,18 @@ def tile(
     return grid, placed
 
 
+def _box(step: float) -> np.ndarray:
+    """Three taps that average `step` pixels (1 to 2), or one tap where that is not needed."""
+    if step <= PREFILTER_FROM:
+        return np.ones(1)
+    return np.array([(step - 1) / 2, 1, (step - 1) / 2]) / step
+
+
 def _covers(matrix: np.ndarray, side: int, width: int, height: int) -> bool:
-    """Whether an upright window lies inside the picture."""
-    x = sorted((matrix[0, 2], matrix[0, 2] + matrix[0, 0] * side))
-    y = sorted((matrix[1, 2], matrix[1, 2] + matrix[1, 1] * side))
-    return bool(x[0] > -1e-6 and y[0] > -1e-6 and x[1] < width + 1e-6 and y[1] < height + 1e-6)
+    """Whether all that is sampled lies inside the picture, up to half a pixel."""
+    corners = matrix[:2] @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]])
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    return bool((low >= -0.5).all() and (high <= np.array([width, height]) + 0.5).all())
 
 
 def _mean_luma(frame: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import torch
@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.collate import collate
-from data.mixture import TrainingClips
 from data.types import ClipBatch
 from pipeline.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from data.mixture import TrainingClips
 
 
 class _Made(NamedTuple):
@@ -97,7 +99,7 @@ def _context() -> multiprocessing.context.BaseContext:
     """Processes that start clean: no copies of the parent's threads, GPU context or sockets."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["data.loader"])
+        context.set_forkserver_preload(["data.mixture"])
         return context
     return multiprocessing.get_context("spawn")
 

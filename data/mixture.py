@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data.augment import augment_clip
+from data.loader import loader
 from data.order import Turns, sample_at
 from data.sampling import choose
 from data.sources.base import Dataset
 from data.spec import Augment, ClipSampling, Kind, Mixture
 from data.types import Clip
 from pipeline.errors import ConfigError, DataError
+
+__all__ = ["TrainingClips", "loader"]
 
 log = logging.getLogger(__name__)
 
