@@ -109,8 +109,10 @@ class Scene:
                 paint = _warp(actor.sprite.paint, pose, window)
                 cover = paint[..., 3]
                 under = picture[rows, columns]
-                mixed = under * (1 - cover)[..., None] + paint[..., :3] * np.float32(255)
-                picture[rows, columns] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+                mixed = under * (1 - cover)[..., None]
+                mixed += paint[..., :3]
+                mixed += np.float32(0.5)  # rounds; paint never exceeds 255 times the coverage
+                picture[rows, columns] = mixed.astype(np.uint8)
                 if actor.annotated and actor.sprite.part is not None:
                     whole = np.zeros(owner.shape, bool)
                     whole[rows, columns] = _warp(actor.sprite.part, pose, window) >= 0.5

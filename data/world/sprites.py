@@ -18,7 +18,7 @@ _FINE = 3  # shapes are cut at three times the size and averaged down: soft edge
 class Sprite:
     """One object at rest, R pixels square, its middle at (R - 1) / 2.
 
-    paint: float32 [R, R, 4], RGB in 0..1 already multiplied by the coverage in the last channel.
+    paint: float32 [R, R, 4], RGB in 0..255 already multiplied by the last channel, the coverage.
     part: float32 [R, R], coverage of the part that has a name of its own, or None.
     shadow: float32 [R, R], softened coverage.
     reach: pixels from the middle to the farthest point.
@@ -63,7 +63,8 @@ def cut_sprite(
         if part.paint == "trim":
             rgb *= (1 - 0.35 * _rim(layer))[..., None]
     rgb = np.clip(rgb * _relief(rng, body)[..., None], 0, 1)
-    paint = np.concatenate([rgb * body[..., None], body[..., None]], 2).astype(np.float32)
+    rgb *= 255 * body[..., None]
+    paint = np.concatenate([rgb, body[..., None]], 2)
 
     named = [i for i, part in enumerate(shape) if part.named]
     named_part = _seen(layers, named[0]) if named else None

@@ -18,7 +18,7 @@ def square(side: int, tone: tuple[float, float, float]) -> Sprite:
     """A plain square with two empty pixels around it."""
     cover = np.zeros((side + 4, side + 4), np.float32)
     cover[2:-2, 2:-2] = 1
-    paint = np.concatenate([cover[..., None] * np.float32(tone), cover[..., None]], 2)
+    paint = np.concatenate([cover[..., None] * 255 * np.float32(tone), cover[..., None]], 2)
     return Sprite("square", paint, None, np.zeros_like(cover), side * 0.71)
 
 
@@ -108,7 +108,8 @@ def test_objects_cover_what_was_asked_for():
             sprite, _ = make_sprite(rng, split, 1500, [])
             assert 1100 < sprite.paint[..., 3].sum() < 1900
             assert sprite.family in FAMILIES[split]
-            assert sprite.paint.min() >= 0 and sprite.paint[..., :3].max() <= 1
+            assert sprite.paint.min() >= 0 and sprite.paint[..., :3].max() <= 255.001
+            assert sprite.paint.dtype == np.float32
             assert sprite.paint[0].max() == 0 and sprite.paint[:, -1].max() == 0
 
 
