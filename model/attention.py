@@ -69,7 +69,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(config.hidden)
 
     def forward(self, tokens: Tensor, image: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [N, T, C], image [N, L, C], grid [1, L, C] (where the cells are) to tokens and image."""
+        """tokens [N, T, C], image [N, L, C], grid [1, L, C] (its places) to tokens and image."""
         start = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, start, grid)
@@ -78,7 +78,7 @@ class TwoWayTransformer(nn.Module):
 
 
 class TwoWayLayer(nn.Module):
-    """Self-attention of tokens, tokens to image, MLP, image to tokens; each with a norm behind it."""
+    """Self-attention of tokens, tokens to image, MLP, image to tokens; each with a norm after."""
 
     def __init__(self, config: SAM2Config, first: bool) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class TwoWayLayer(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, start: Tensor, grid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As TwoWayTransformer; start: the tokens as they came in, which serve as their positions."""
+        """As TwoWayTransformer; start: the tokens as they came in, which are their positions."""
         if self.first:  # the tokens are their own positions here, and the answer replaces them
             tokens = self.self_attn(tokens, tokens, tokens)
         else:

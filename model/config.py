@@ -14,12 +14,12 @@ from pipeline.errors import ConfigError
 Version = Literal["2.0", "2.1"]
 
 MEMORY_SLOTS = 7
-"""Rows of the temporal encoding of memories: six frames back, and the last row for prompted frames."""
+"""Rows of the temporal encoding of memories: six frames back, then one for prompted frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkConfig:
-    """The Hiera backbone: four stages, each with half the resolution and twice the width of the last."""
+    """The Hiera backbone: four stages, each of half the resolution and twice the width."""
 
     width: int
     """Channels of the first stage; a multiple of `heads`."""
@@ -45,7 +45,8 @@ class TrunkConfig:
             raise ConfigError(f"trunk.drop_path is {self.drop_path}; expected 0 <= drop_path < 1")
         if any(side % 2 for side in self.windows[:3]):
             raise ConfigError(
-                f"trunk.windows {self.windows}: the first three are halved where a stage begins, so they must be even"
+                f"trunk.windows {self.windows}: the first three are halved where a stage begins, "
+                f"so they must be even"
             )
         pooled = {sum(self.depths[:stage]) for stage in (1, 2, 3)}
         wrong = sorted(
@@ -53,8 +54,8 @@ class TrunkConfig:
         )
         if wrong:
             raise ConfigError(
-                f"trunk.global_blocks contains {wrong}: expected indices below {sum(self.depths)} that do not "
-                f"begin a stage ({sorted(pooled)} do)"
+                f"trunk.global_blocks contains {wrong}: expected indices below "
+                f"{sum(self.depths)} that do not begin a stage ({sorted(pooled)} do)"
             )
 
     @property
@@ -97,7 +98,8 @@ class SAM2Config:
             )
         if self.memory_dim % 4 or self.hidden % self.memory_dim:
             raise ConfigError(
-                f"memory_dim is {self.memory_dim}; expected a multiple of 4 that divides hidden ({self.hidden})"
+                f"memory_dim is {self.memory_dim}; expected a multiple of 4 that divides hidden "
+                f"({self.hidden})"
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")

@@ -14,7 +14,10 @@ from model.layers import MLP, DropPath
 
 
 class Hiera(nn.Module):
-    """Images [B, 3, H, W], sides multiples of 32, to four maps [B, width * 2^i, H / 2^(i+2), W / 2^(i+2)]."""
+    """Images [B, 3, H, W], sides multiples of 32, to four maps.
+
+    Map i is [B, width * 2^i, H / 2^(i + 2), W / 2^(i + 2)].
+    """
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ class Hiera(nn.Module):
         return stages
 
     def position(self, height: int, width: int) -> Tensor:
-        """A smooth map over the image plus one that repeats in every window: [1, height, width, C]."""
+        """A smooth map plus one that repeats in every window: [1, height, width, C]."""
         smooth = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         tile = self.pos_embed_window
         repeats = (1, 1, height // tile.shape[2], width // tile.shape[3])
@@ -81,7 +84,10 @@ class Block(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention among the tokens of a window (0: of the image), with queries pooled where a stage begins."""
+    """Attention among the tokens of a window (0: of the image).
+
+    Where a stage begins, the queries are pooled, which halves the map.
+    """
 
     def __init__(self, width_in: int, width: int, heads: int, window: int, halve: bool) -> None:
         super().__init__()
@@ -98,9 +104,10 @@ class WindowAttention(nn.Module):
         if self.halve:
             q = _halve(q)
             height, width, rows, columns = height // 2, width // 2, rows // 2, columns // 2
-        grid = q.shape[1:3]
+        padded_height, padded_width = q.shape[1:3]
         q = _split(q, self.heads, rows, columns)
-        joined = _join(F.scaled_dot_product_attention(q, k, v), *grid, rows, columns)
+        answer = F.scaled_dot_product_attention(q, k, v)
+        joined = _join(answer, padded_height, padded_width, rows, columns)
         return self.proj(joined[:, :height, :width])
 
     def _padded_qkv(self, x: Tensor, below: int, right: int) -> Tensor:
@@ -147,7 +154,7 @@ def _split(x: Tensor, heads: int, rows: int, columns: int) -> Tensor:
 
 
 def _join(x: Tensor, height: int, width: int, rows: int, columns: int) -> Tensor:
-    """The reverse of `_split`: [B * windows, heads, rows * columns, D] to [B, height, width, heads * D]."""
+    """The reverse of `_split`, to [B, height, width, C]."""
     _, heads, _, head_width = x.shape
     x = x.reshape(-1, height // rows, width // columns, heads, rows, columns, head_width)
     return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, heads * head_width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [inputs, *[inner] * (layers - 1), outputs]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,8 +37,8 @@ class MLP(nn.Module):
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of [N, C, H, W].
 
-    Deliberately not a torch LayerNorm: the training recipe decays its weight, unlike theirs. Runs on
-    the channels-last view, where torch has one fused kernel for it.
+    Deliberately not a torch LayerNorm: the training recipe decays its weight, unlike theirs. Runs
+    on the channels-last view, where torch has one fused kernel for it.
     """
 
     def __init__(self, channels: int) -> None:

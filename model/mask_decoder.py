@@ -1,4 +1,4 @@
-"""From an object's view of a frame and its prompts to masks, their quality and the object's presence.
+"""From an object's view of a frame and its prompts to masks, their quality and its presence.
 
 Letters: N objects, M masks, T tokens, C hidden width; h = w = S / 16.
 """
@@ -118,7 +118,7 @@ class MaskDecoder(nn.Module):
         )
 
     def _masks(self, tokens: Tensor, image: Tensor, s4: Tensor, s8: Tensor) -> Tensor:
-        """Enlarge the image [N, C, h, w] fourfold and read it with a vector from each token: [N, M, 4h, 4w]."""
+        """Enlarge the image [N, C, h, w] fourfold; read it with a vector from each token."""
         up8, norm, _, up4, _ = self.output_upscaling
         image = F.gelu(norm(up8(image) + s8))
         image = F.gelu(up4(image) + s4)

@@ -6,6 +6,7 @@ Letters: N objects, C hidden width, Cm memory width, L = h * w cells; S = 16 h.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,10 @@ class MemoryEncoder(nn.Module):
         self.out_proj = nn.Conv2d(hidden, config.memory_dim, kernel_size=1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """features [N, C, h, w], never conditioned on memory; mask [N, 1, S, S], about -10..10, to [N, Cm, h, w]."""
+        """One memory per object: [N, Cm, h, w].
+
+        features [N, C, h, w], never conditioned on memory; mask [N, 1, S, S], about -10..10.
+        """
         fused = self.pix_feat_proj(features) + self.mask_downsampler(mask)
         return self.out_proj(self.fuser(fused))
 
@@ -43,7 +47,7 @@ class MaskDownsampler(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         steps: list[nn.Module] = []
-        for before, after in zip(MASK_CHANNELS[:-1], MASK_CHANNELS[1:], strict=True):
+        for before, after in pairwise(MASK_CHANNELS):
             steps += [
                 nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1),
                 LayerNorm2d(after),
@@ -90,7 +94,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    """The current frame reads the memories, layer by layer; the layers begin as copies of one another."""
+    """The current frame reads the memories; the layers begin as copies of one another."""
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -103,8 +107,9 @@ class MemoryAttention(nn.Module):
     ) -> Tensor:
         """Condition image [N, C, h, w] on memory; the same shape comes back.
 
-        position: broadcast against image. memory [N, K, Cm] and memory_position [1 or N, K, Cm]: first
-        `maps` memory maps of h * w tokens each, then pointer tokens, which have no place in the image.
+        position: broadcast against image. memory [N, K, Cm] and memory_position [1 or N, K, Cm]:
+        first `maps` memory maps of h * w tokens each, then pointer tokens, which have no place in
+        the image.
         """
         height, width = image.shape[2:]
         table = rotations(height, width, image.shape[1], image.device)
@@ -117,7 +122,7 @@ class MemoryAttention(nn.Module):
 
 
 class MemoryAttentionLayer(nn.Module):
-    """Self-attention, attention to memories and an MLP, each behind a norm and beside a residual."""
+    """Self-attention, attention to memories and an MLP, each pre-normed, with a residual."""
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -136,7 +141,7 @@ class MemoryAttentionLayer(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, table: Tensor, rotated_keys: int
     ) -> Tensor:
-        """x [N, L, C]; keys and values [N, K, Cm], of which the first `rotated_keys` lie on maps."""
+        """x [N, L, C]; keys, values [N, K, Cm], of which the first `rotated_keys` lie on maps."""
         drop = self.dropout
         normed = self.norm1(x)
         x = x + drop(self.self_attn(normed, normed, normed, table, normed.shape[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +46,13 @@ class FpnNeck(nn.Module):
         Two linear maps in a row are one: multiplying their weights first spares a map of C channels
         at the finest resolution, forward and backward. Equal up to rounding.
         """
-        lateral = self.convs[3 - level].conv
-        weight = head.weight.flatten(1) @ lateral.weight.flatten(1)
-        bias = head.weight.flatten(1) @ lateral.bias + head.bias
+        lateral = cast(nn.Conv2d, cast(nn.Sequential, self.convs[3 - level])[0])
+        (first, first_bias), (second, second_bias) = _pointwise(lateral), _pointwise(head)
+        weight, bias = second @ first, second @ first_bias + second_bias
         return F.conv2d(stages[level], weight[:, :, None, None], bias)
+
+
+def _pointwise(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weight [out, in] and bias [out] of a 1 x 1 convolution."""
+    assert conv.bias is not None
+    return conv.weight.flatten(1), conv.bias

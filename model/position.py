@@ -23,8 +23,8 @@ def _constant(table: Tensor, device: torch.device) -> Tensor:
 def sine_map(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """The sine encoding of a grid's cells: float32 [1, channels, height, width].
 
-    The first half of the channels encodes y, the second x; within a half, sine and cosine alternate.
-    Rows count from 1 and are scaled so that the last one is at 2 pi.
+    The first half of the channels encodes y, the second x; within a half, sine and cosine
+    alternate. Rows count from 1 and are scaled so that the last one is at 2 pi.
     """
     # A table born in inference mode could not be used in training later.
     with torch.inference_mode(False):
@@ -42,7 +42,7 @@ def sine_map(height: int, width: int, channels: int, device: torch.device) -> Te
 
 
 def sine_times(times: Sequence[float], channels: int, device: torch.device) -> Tensor:
-    """The sine encoding of moments: float32 [len(times), channels], all sines before all cosines."""
+    """The sine encoding of moments: float32 [len(times), channels], first sines, then cosines."""
     with torch.inference_mode(False):
         moments = torch.tensor(times, dtype=torch.float32)
         phase = moments[:, None] / _wavelengths(channels // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class RandomFourier(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Prompts of N objects to sparse tokens [N, P + 1 or 2, C] and a dense map [N or 1, C, h, w]."""
+    """Prompts of N objects to sparse tokens [N, P + 1 or 2, C] and a dense map for each."""
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -65,14 +66,13 @@ class PromptEncoder(nn.Module):
         """
         end = 2 if labels.shape[1] == 0 else 1
         kinds = F.pad(labels.long() + 1, (0, end))
-        table = torch.cat(
-            [self.not_a_point_embed.weight, *(kind.weight for kind in self.point_embeddings)]
-        )
+        kinds_of_point = [self.not_a_point_embed, *self.point_embeddings]
+        table = torch.cat([cast(nn.Embedding, kind).weight for kind in kinds_of_point])
         place = self.pe_layer((F.pad(points, (0, 0, 0, end)).float() + 0.5) / self.image_size)
         return place * (kinds > 0)[..., None] + F.embedding(kinds, table)
 
     def mask(self, logits: Tensor | None, grid: tuple[int, int] | torch.Size) -> Tensor:
-        """Logits [N, 1, 4h, 4w] to [N, C, h, w], and None to [1, C, 1, 1]; larger ones are shrunk."""
+        """Logits [N, 1, 4h, 4w], or larger, to [N, C, h, w], and None to [1, C, 1, 1]."""
         if logits is None:
             return self.no_mask_embed.weight[:, :, None, None]
         side = (4 * grid[0], 4 * grid[1])

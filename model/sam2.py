@@ -65,7 +65,7 @@ class SAM2(nn.Module):
 
     @staticmethod
     def normalise(frames: Tensor) -> Tensor:
-        """Pixels as the network wants them: uint8 [..., 3, H, W] to float32, ImageNet mean 0 and deviation 1."""
+        """Pixels uint8 [..., 3, H, W] to float32 with ImageNet's mean at 0 and deviation 1."""
         scale, shift = _pixel_affine(frames.device)
         return frames.float() * scale + shift
 
@@ -97,10 +97,11 @@ class SAM2(nn.Module):
     ) -> Tensor:
         """Look at N objects' frames in the light of what was remembered of each object.
 
-        features: one row per object (`ImageFeatures.rows`). memories: at least one; each with its row
-        of the temporal encoding, 0 for the frame before this one up to MEMORY_SLOTS - 2, and
+        features: one row per object (`ImageFeatures.rows`). memories: at least one; each with its
+        row of the temporal encoding, 0 for the frame before this one up to MEMORY_SLOTS - 2, and
         MEMORY_SLOTS - 1 for prompted frames. pointers: [N, C] each, with its distance in frames
-        (prompted frames signed, others positive). max_pointer_distance: the distance that counts as 1.
+        (prompted frames signed, others positive). max_pointer_distance: the distance that counts as
+        1.
 
         Returns [N, C, h, w] for `decode`.
         """
@@ -131,11 +132,11 @@ class SAM2(nn.Module):
     ) -> FramePrediction:
         """Answer the prompts for N objects.
 
-        conditioned: [N, C, h, w] from `unconditioned` or `recall`. features: one row per object; only
-        s4, s8 and grid are read. multimask: three candidates of which the best is chosen by predicted
-        IoU, for ambiguous prompts (no or one point, tracking); otherwise one. stability_fallback:
-        where the one mask would change much if the threshold moved by 0.05, take the best of the
-        three instead (predictors; never in training).
+        conditioned: [N, C, h, w] from `unconditioned` or `recall`. features: one row per object;
+        only s4, s8 and grid are read. multimask: three candidates of which the best is chosen by
+        predicted IoU, for ambiguous prompts (no or one point, tracking); otherwise one.
+        stability_fallback: where the one mask would change much if the threshold moved by 0.05,
+        take the best of the three instead (predictors; never in training).
         """
         sparse, dense = self.sam_prompt_encoder(prompts, conditioned.shape[-2:])
         decoded = self.sam_mask_decoder(
@@ -150,7 +151,8 @@ class SAM2(nn.Module):
         return self._predict(DecodedMasks(masks, ious, tokens, decoded.object_score))
 
     def adopt_mask(self, features: ImageFeatures, masks: Tensor) -> FramePrediction:
-        """Take given masks (bool or 0/1 [N, 1, S, S]) as the answer, and make their object pointers.
+        """Take given masks (bool or 0/1 [N, 1, S, S]) as the answer, and make their object
+        pointers.
 
         features: one row per object. An empty mask is an absent object (score -10, else 10). For
         `remember`, use `mask_logits(masks)`: the low-resolution answer has lost detail.
@@ -185,10 +187,10 @@ class SAM2(nn.Module):
     ) -> Memory:
         """Make of a frame and its N answers what later frames attend to.
 
-        features: one row per object; only s16 is read. mask_logits_full: [N, 1, S, S]. object_score:
-        [N, 1]; where it is not positive, the memory says so (2.1). from_prompt: a user settled these
-        masks, so remember them as black and white instead of as probabilities (predictors; False in
-        training).
+        features: one row per object; only s16 is read. mask_logits_full: [N, 1, S, S].
+        object_score: [N, 1]; where it is not positive, the memory says so (2.1). from_prompt: a
+        user settled these masks, so remember them as black and white instead of as probabilities
+        (predictors; False in training).
         """
         full = mask_logits_full
         shape = (full > 0).to(full.dtype) if from_prompt else full.sigmoid()

@@ -1,7 +1,7 @@
 """Weights in and out of the network, in the layout of the published checkpoints.
 
-A checkpoint is a file of torch.save that holds {"model": state dict}. Nothing in it is ever executed
-(`weights_only=True`), and the network is either filled completely or left as it was.
+A checkpoint is a file of torch.save that holds {"model": state dict}. Nothing in it is ever
+executed (`weights_only=True`), and the network is either filled completely or left as it was.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def load_checkpoint(model: SAM2, source: str | Path | bytes) -> None:
     problems = differences(weights, model)
     if problems:
         raise CheckpointError(
-            f"{name} does not fit the network ({_describe(model.config)}): {problems}. {_remedy(weights)}"
+            f"{name} does not fit the network ({_describe(model.config)}): {problems}. "
+            f"{_remedy(weights)}"
         )
     model.load_state_dict(weights, strict=True)
 
@@ -98,14 +99,14 @@ def _read(source: str | Path | bytes, name: str) -> object:
         raise CheckpointError(f"{name} does not exist; expected a checkpoint file") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{name} holds more than tensors and plain containers, and was not loaded because that could run "
-            f"foreign code; or it is no checkpoint at all. Expected torch.save({{'model': state dict}}). "
-            f"Torch says: {str(error).splitlines()[0]}"
+            f"{name} holds more than tensors and plain containers, and was not loaded because that "
+            f"could run foreign code; or it is no checkpoint at all. Expected "
+            f"torch.save({{'model': state dict}}). Torch says: {str(error).splitlines()[0]}"
         ) from error
     except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{name} cannot be read; it is probably cut short or not a checkpoint. Copy it again and "
-            f"compare its size. Torch says: {(str(error) or type(error).__name__).splitlines()[0]}"
+            f"{name} cannot be read; it is probably cut short or not a checkpoint. Copy it again "
+            f"and compare its size. Torch says: {(str(error) or type(error).__name__)[:200]}"
         ) from error
 
 
@@ -146,6 +147,6 @@ def _describe(config: SAM2Config) -> str:
 def _remedy(weights: Mapping[str, Tensor]) -> str:
     found = identify(weights)
     if found is None:
-        return "The file is of no size known here; build the network with the configuration it was trained with"
+        return "The file is of no size known here: build the network as it was trained"
     name, version = found.split()
     return f"The file is a {found}: build the network with preset({name!r}, version={version!r})"

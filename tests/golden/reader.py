@@ -109,7 +109,8 @@ def golden_model(config: SAM2Config = MICRO) -> SAM2:
 
 
 class Golden:
-    """One file of stored numbers: small arrays whole, large ones as every n-th number and moments."""
+    """One file of stored numbers: small arrays whole, large ones as every n-th number and
+    moments."""
 
     def __init__(self, name: str) -> None:
         self.stored = np.load(FOLDER / name)

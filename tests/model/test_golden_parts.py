@@ -1,4 +1,5 @@
-"""Every part of the network gives the reference's numbers, with the reference's weights and inputs."""
+"""Every part of the network gives the reference's numbers, with the reference's weights and
+inputs."""
 
 import json
 import zlib
