@@ -135,7 +135,8 @@ while True:
 
 
 def test_kill_during_save_leaves_a_loadable_one(tmp_path: Path) -> None:
-    """A writer that saves without pause is cut off at ten moments; an intact one is always there."""
+    """A writer that saves without pause is cut off at ten moments; an intact one is always
+    there."""
     last = 0
     process = subprocess.Popen([sys.executable, "-c", SAVER, tmp_path], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
