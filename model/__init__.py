@@ -1,7 +1,7 @@
 """SAM 2.1 in plain torch, with the weights of the published checkpoints.
 
-The names below are loaded when they are first asked for: the settings in `model.policy` and `model.config` can be read
-without loading torch.
+The names below are loaded when they are first asked for: the settings in `model.policy` and
+`model.config` can be read without loading torch.
 """
 
 from __future__ import annotations

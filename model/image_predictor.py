@@ -14,7 +14,8 @@ from model.types import ImageFeatures, Prompts
 from pipeline.errors import DataError
 
 LOGIT_LIMIT = 32.0
-"""Low-resolution logits are handed out clamped to this, as the reference does; they may be given back as they are."""
+"""Low-resolution logits are handed out clamped to this, as the reference does; they may be given
+back as they are."""
 
 
 class MaskAnswer(NamedTuple):
@@ -25,7 +26,8 @@ class MaskAnswer(NamedTuple):
     ious: Tensor
     """[N, M], the network's own estimates."""
     low: Tensor
-    """Logits [N, M, S/4, S/4] clamped to ±32, to be given back as `mask_input` ([N, 1, S/4, S/4])."""
+    """Logits [N, M, S/4, S/4] clamped to ±32, to be given back as `mask_input` ([N, 1, S/4,
+    S/4])."""
 
     def best(self) -> MaskAnswer:
         """The candidate of each object with the highest estimated IoU (M becomes 1)."""
@@ -37,7 +39,9 @@ class MaskAnswer(NamedTuple):
 class ImagePredictor:
     """Holds one picture at a time; every question is answered for N objects at once.
 
-    The picture is squeezed to the model's square input, as in training. `stability_fallback`: see `SAM2.decode`.
+    Puts the model into eval mode.
+    The picture is squeezed to the model's square input, as in training. `stability_fallback`: see
+    `SAM2.decode`.
     """
 
     def __init__(self, model: SAM2, *, stability_fallback: bool = True) -> None:
@@ -53,7 +57,8 @@ class ImagePredictor:
         pixels = torch.as_tensor(image)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise DataError(
-                f"set_image: found {pixels.dtype} {tuple(pixels.shape)}; expected uint8 [H, W, 3] in RGB"
+                f"set_image: found {pixels.dtype} {tuple(pixels.shape)}; "
+                "expected uint8 [H, W, 3] in RGB"
             )
         self._size = (pixels.shape[0], pixels.shape[1])
         side = self.model.config.image_size
@@ -74,11 +79,13 @@ class ImagePredictor:
         *,
         multimask: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Answer prompts for N objects: mask logits [N, M, H, W] at the picture's size, IoU estimates [N, M], low [N, M, S/4, S/4].
+        """Answer prompts for N objects: mask logits [N, M, H, W] at the picture's size, IoU
+        estimates [N, M], low [N, M, S/4, S/4].
 
-        points: [N, P, 2], x and y in pixels of the picture; labels: [N, P], 1 inside, 0 outside, -1 padding (which
-        the network notices: leave it out where all objects have as many points). boxes: [N, 4] as x0, y0, x1, y1.
-        mask_input: [N, 1, S/4, S/4] from an earlier answer. multimask: three candidates instead of one.
+        points: [N, P, 2], x and y in pixels of the picture; labels: [N, P], 1 inside, 0 outside, -1
+        padding (which the network notices: leave it out where all objects have as many points).
+        boxes: [N, 4] as x0, y0, x1, y1. mask_input: [N, 1, S/4, S/4] from an earlier answer.
+        multimask: three candidates instead of one.
         """
         if self._features is None or self._seen is None:
             raise DataError("no picture yet: call set_image before asking for masks")
@@ -125,7 +132,9 @@ class ImagePredictor:
             marks.append(torch.tensor([2, 3], device=device).expand(len(corners), 2))
         if points is not None:
             if labels is None:
-                raise DataError("points without labels: give one label per point, 1 inside or 0 outside")
+                raise DataError(
+                    "points without labels: give one label per point, 1 inside or 0 outside"
+                )
             parts.append(torch.as_tensor(points, dtype=torch.float32, device=device))
             marks.append(torch.as_tensor(labels, device=device).long())
         if not parts:
@@ -134,9 +143,15 @@ class ImagePredictor:
             marks = [torch.zeros(count, 0, dtype=torch.long, device=device)]
         shapes = [tuple(part.shape) for part in parts] + [tuple(mark.shape) for mark in marks]
         if any(p.ndim != 3 or p.shape[:2] != m.shape for p, m in zip(parts, marks, strict=True)):
-            raise DataError(f"prompts of shapes {shapes}; expected points [N, P, 2], labels [N, P], boxes [N, 4]")
+            raise DataError(
+                f"prompts of shapes {shapes}; "
+                "expected points [N, P, 2], labels [N, P], boxes [N, 4]"
+            )
         if len({len(part) for part in parts}) > 1:
-            raise DataError(f"boxes for {len(parts[0])} objects but points for {len(parts[1])}; expected as many")
+            raise DataError(
+                f"boxes for {len(parts[0])} objects but points for {len(parts[1])}; "
+                "expected as many"
+            )
         height, width = self._size
         scale = self.model.config.image_size / torch.tensor([width, height], device=device)
         mask = None if mask_input is None else mask_input.to(device)

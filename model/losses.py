@@ -1,7 +1,9 @@
-"""What a clip's predictions are worth: focal + dice + IoU + presence, after the released SAM 2.1 training.
+"""What a clip's predictions are worth: focal + dice + IoU + presence, after the released SAM 2.1
+training.
 
-Masks are judged at the resolution of the input, but no full-resolution tensor outlives its judgement: `_JudgedMasks`
-differentiates in closed form on the way forward and keeps one low-resolution gradient per object.
+Masks are judged at the resolution of the input, but no full-resolution tensor outlives its
+judgement: `_JudgedMasks` differentiates in closed form on the way forward and keeps one
+low-resolution gradient per object.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from model.types import ClipOutput, FramePrediction
 FOCAL_ALPHA = 0.25
 """Weight of object pixels in the focal loss; background pixels have 1 - alpha."""
 PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}
-"""About how many full-resolution pixels are judged together: what stays in a CPU's cache, what keeps a GPU busy."""
+"""About how many full-resolution pixels are judged together: what stays in a CPU's cache, what
+keeps a GPU busy."""
 
 
 class Losses(NamedTuple):
-    """The loss of a clip. All are scalars, already divided by the number of objects; only `total` has a gradient."""
+    """The loss of a clip. All are scalars, already divided by the number of objects; only `total`
+    has a gradient."""
 
     total: Tensor
     """The weighted sum."""
@@ -55,9 +59,10 @@ def clip_loss(
 ) -> Losses:
     """Judge every prediction of a clip, those before each correction included.
 
-    masks: bool [N, T, S, S]. num_objects: what sums over objects are divided by; the mean over ranks (and over
-    accumulated batches) of the objects per batch, at least 1. Frames and clicks are summed, not averaged. On frames
-    where an object is absent only its presence is judged. Without objects the loss is a zero with a gradient.
+    masks: bool [N, T, S, S]. num_objects: what sums over objects are divided by; the mean over
+    ranks (and over accumulated batches) of the objects per batch, at least 1. Frames and clicks are
+    summed, not averaged. On frames where an object is absent only its presence is judged. Without
+    objects the loss is a zero with a gradient.
     """
     sums: list[Tensor] = []
     judged = [(t, step) for t, steps in enumerate(output.judged) for step in steps]
@@ -77,14 +82,15 @@ def clip_loss(
 def judge_masks(logits: Tensor, truth: Tensor, config: LossConfig) -> Judgement:
     """Compare candidate masks with the truth at full resolution.
 
-    logits: [R, M, h, w] at any resolution; truth: bool [R, S, S]. Focal is averaged over pixels, dice has +1 in
-    numerator and denominator.
+    logits: [R, M, h, w] at any resolution; truth: bool [R, S, S]. Focal is averaged over pixels,
+    dice has +1 in numerator and denominator.
     """
     return Judgement(*_JudgedMasks.apply(logits.float(), truth, config.focal, config.dice))
 
 
 def _judge_steps(steps: Sequence[FramePrediction], truth: Tensor, config: LossConfig) -> Tensor:
-    """Sums over rows: total, focal, dice, iou, presence and a zero for temporal. truth: bool [R, S, S]."""
+    """Sums over rows: total, focal, dice, iou, presence and a zero for temporal. truth: bool [R, S,
+    S]."""
     candidates = torch.cat([step.candidates for step in steps])
     estimates = torch.cat([step.ious for step in steps]).float()
     scores = torch.cat([step.object_score for step in steps]).float()[:, 0]
@@ -96,7 +102,9 @@ def _judge_steps(steps: Sequence[FramePrediction], truth: Tensor, config: LossCo
         judge_masks(c, m, config)
         for c, m in zip(candidates.split(at_once), truth.split(at_once), strict=True)
     ]
-    judged = pieces[0] if len(pieces) == 1 else Judgement(*map(torch.cat, zip(*pieces, strict=True)))
+    judged = (
+        pieces[0] if len(pieces) == 1 else Judgement(*map(torch.cat, zip(*pieces, strict=True)))
+    )
 
     error = estimates - judged.ious
     error = error.abs() if config.iou_error == "l1" else error.square()
@@ -111,8 +119,11 @@ def _judge_steps(steps: Sequence[FramePrediction], truth: Tensor, config: LossCo
 
 
 def _temporal(output: ClipOutput, masks: Tensor) -> Tensor:
-    """Sum over objects and neighbouring frames, both showing the object, of the mean squared change of probability."""
-    probabilities = torch.stack([steps[-1].low.float()[:, 0] for steps in output.steps], 1).sigmoid()
+    """Sum over objects and neighbouring frames, both showing the object, of the mean squared change
+    of probability."""
+    probabilities = torch.stack(
+        [steps[-1].low.float()[:, 0] for steps in output.steps], 1
+    ).sigmoid()
     change = (probabilities[:, 1:] - probabilities[:, :-1]).square().flatten(2).mean(2)
     present = masks.flatten(2).any(2)
     both = present[:, 1:] & present[:, :-1]
@@ -123,8 +134,8 @@ def _temporal(output: ClipOutput, masks: Tensor) -> Tensor:
 class _JudgedMasks(torch.autograd.Function):
     """Judgement of masks whose gradient is ready before anyone asks for it.
 
-    With z a full-resolution logit, wrongness u = z where the truth is background and -z where it is object,
-    s = sigmoid(u): focal = a·s²·softplus(u), so d focal/du = a·s²·(2(1-s)·softplus(u) + s).
+    With z a full-resolution logit, wrongness u = z where the truth is background and -z where it is
+    object, s = sigmoid(u): focal = a·s²·softplus(u), so d focal/du = a·s²·(2(1-s)·softplus(u) + s).
     """
 
     @staticmethod
@@ -182,7 +193,8 @@ def _slope(
     focal_weight: float,
     dice_weight: float,
 ) -> Tensor:
-    """Gradient of the weighted focal + dice by the full-resolution logits. [R, H, W]; overlap and extent [R]."""
+    """Gradient of the weighted focal + dice by the full-resolution logits. [R, H, W]; overlap and
+    extent [R]."""
     right = 1 - s
     focal = (right * surprise).mul_(2).add_(s).mul_(focal_pixel)
     by_extent = (2 * overlap + 1) / extent.square()
@@ -199,9 +211,11 @@ def _upsample(low: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _upsample_transposed(slope: Tensor, size: Sequence[int]) -> Tensor:
-    """The gradient by the low-resolution logits [R, h, w], from that by the full-resolution ones [R, H, W].
+    """The gradient by the low-resolution logits [R, h, w], from that by the full-resolution ones
+    [R, H, W].
 
-    Two small products with the interpolation weights: several times faster on a CPU than torch's own backward.
+    Two small products with the interpolation weights: several times faster on a CPU than torch's
+    own backward.
     """
     with torch.autocast(slope.device.type, enabled=False):
         down = _weights(size[0], slope.shape[-2], slope.device)

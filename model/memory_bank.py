@@ -23,8 +23,8 @@ class Remembered(NamedTuple):
 class MemoryBank:
     """Two shelves, conditioning and tracked frames, by frame number; N objects share it.
 
-    frame_count: length of the clip, or None when it is not known (a stream); pointer positions depend on it when it
-    is below 16.
+    frame_count: length of the clip, or None when it is not known (a stream); pointer positions
+    depend on it when it is below 16.
     """
 
     def __init__(self, model: SAM2, window: MemoryWindow, frame_count: int | None = None) -> None:
@@ -34,7 +34,9 @@ class MemoryBank:
         self.conditioning: dict[int, Remembered] = {}
         self.tracked: dict[int, Remembered] = {}
 
-    def keep(self, frame: int, memory: Memory | None, pointer: Tensor, *, conditioning: bool) -> None:
+    def keep(
+        self, frame: int, memory: Memory | None, pointer: Tensor, *, conditioning: bool
+    ) -> None:
         """Remember `frame`, in place of what was remembered of it before."""
         shelf, other = self.conditioning, self.tracked
         if not conditioning:
@@ -54,10 +56,13 @@ class MemoryBank:
             max_pointer_distance=float(self.window.pointer_reach(self.frame_count)),
         )
 
-    def forget(self, before: int) -> None:
-        """Drop tracked frames below `before`; conditioning frames stay."""
-        for frame in [t for t in self.tracked if t < before]:
-            del self.tracked[frame]
+    def forget(self, frame: int) -> None:
+        """Drop what no frame from `frame` on reads, tracking forwards; conditioning frames stay."""
+        for t in list(self.tracked):
+            if t < frame - self.window.pointer_reach(self.frame_count):
+                del self.tracked[t]
+            elif t < frame - self.window.memory_reach:
+                self.tracked[t] = self.tracked[t]._replace(memory=None)
 
     def _at(self, frame: int) -> Remembered:
         return self.conditioning[frame] if frame in self.conditioning else self.tracked[frame]

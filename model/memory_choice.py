@@ -1,7 +1,7 @@
 """Which earlier frames does a frame attend to? Pure integers, no tensors.
 
-A clip's memory has two shelves: conditioning frames (prompted by the user) and tracked frames (everything else
-that has been processed). Source of the rules: the SAM 2 reference model.
+A clip's memory has two shelves: conditioning frames (prompted by the user) and tracked frames
+(everything else that has been processed). Source of the rules: the SAM 2 reference model.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryWindow:
-    """How far memory reaches. The defaults are those of training; inference turns `future_pointers` off."""
+    """How far memory reaches. The defaults are those of training; inference turns `future_pointers`
+    off."""
 
     memories: int = 7
-    """Slots of mask memory: one shared by the conditioning frames, the others for the most recent frames."""
+    """Slots of mask memory: one shared by the conditioning frames, the others for the most recent
+    frames."""
     pointers: int = 16
     """Object pointers reach back `pointers - 1` frames; less in a shorter video."""
     stride: int = 1
@@ -28,12 +30,20 @@ class MemoryWindow:
     """The video is tracked from its end to its beginning."""
 
     def pointer_reach(self, frame_count: int) -> int:
-        """The largest distance, in frames, from which a tracked pointer is taken; also the unit of pointer positions."""
+        """The largest distance, in frames, from which a tracked pointer is taken; also the unit of
+        pointer positions."""
         return min(self.pointers, frame_count) - 1
+
+    @property
+    def memory_reach(self) -> int:
+        """The largest distance, in frames, from which the mask memory of a tracked frame is
+        taken."""
+        return 1 + (self.memories - 1) * self.stride
 
 
 def nearest_conditioning(frame: int, conditioning: Sequence[int], limit: int | None) -> list[int]:
-    """The conditioning frames `frame` attends to: the nearest before, the nearest at or after, then the nearest left.
+    """The conditioning frames `frame` attends to: the nearest before, the nearest at or after, then
+    the nearest left.
 
     >>> nearest_conditioning(9, [0, 4, 12, 19], limit=3)
     [4, 12, 0]
@@ -52,8 +62,9 @@ def select_memories(
 ) -> list[tuple[int, int]]:
     """The frames whose mask memory `frame` attends to, each with its row of `maskmem_tpos_enc`.
 
-    Conditioning frames share the last row; a recent frame at distance d takes row d - 1. Frames that were never
-    processed are skipped; a conditioning frame left out by `max_conditioning` may still count as recent.
+    Conditioning frames share the last row; a recent frame at distance d takes row d - 1. Frames
+    that were never processed are skipped; a conditioning frame left out by `max_conditioning` may
+    still count as recent.
 
     >>> select_memories(5, [0], {1, 2, 3, 4}, MemoryWindow())
     [(0, 6), (1, 3), (2, 2), (3, 1), (4, 0)]
@@ -64,7 +75,9 @@ def select_memories(
         (_recent_frame(frame, distance, window), distance - 1)
         for distance in range(window.memories - 1, 0, -1)
     ]
-    return [(t, window.memories - 1) for t in chosen] + [(t, row) for t, row in wanted if t in recent]
+    return [(t, window.memories - 1) for t in chosen] + [
+        (t, row) for t, row in wanted if t in recent
+    ]
 
 
 def select_pointers(
@@ -76,7 +89,8 @@ def select_pointers(
 ) -> list[tuple[int, int]]:
     """The frames whose object pointer `frame` attends to, each with its distance in frames.
 
-    The distance to a conditioning frame is signed (negative when it lies ahead); other frames lie behind.
+    The distance to a conditioning frame is signed (negative when it lies ahead); other frames lie
+    behind.
 
     >>> select_pointers(2, [0, 3], {1}, MemoryWindow(), frame_count=4)
     [(0, 2), (3, -1), (1, 1)]
@@ -91,10 +105,13 @@ def select_pointers(
     return prompted + [(t, distance) for t, distance in behind if t in recent]
 
 
-def frames_read(order: Sequence[int], initial: int, conditioning: Collection[int], window: MemoryWindow) -> set[int]:
+def frames_read(
+    order: Sequence[int], initial: int, conditioning: Collection[int], window: MemoryWindow
+) -> set[int]:
     """The frames whose mask memory is read at least once when frames are processed in `order`.
 
-    The first `initial` frames of `order` are prompted and read nothing. Memory of the others need not be encoded.
+    The first `initial` frames of `order` are prompted and read nothing. Memory of the others need
+    not be encoded.
 
     >>> sorted(frames_read([0, 1, 2], 1, {0}, MemoryWindow()))
     [0, 1]
@@ -109,7 +126,8 @@ def frames_read(order: Sequence[int], initial: int, conditioning: Collection[int
 
 
 def _recent_frame(frame: int, distance: int, window: MemoryWindow) -> int:
-    """The frame in recent slot `distance` (1 is the nearest); others lie on the grid of multiples of the stride."""
+    """The frame in recent slot `distance` (1 is the nearest); others lie on the grid of multiples
+    of the stride."""
     stride = window.stride
     if window.backwards:
         if distance == 1:

@@ -1,4 +1,5 @@
-"""How training prompts and what it is scored by: settings only, so that a recipe can be read without torch."""
+"""How training prompts and what it is scored by: settings only, so that a recipe can be read
+without torch."""
 
 from __future__ import annotations
 
@@ -14,15 +15,17 @@ ClickPosition = Literal["uniform", "centre"]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptPolicy:
-    """The user that training simulates: with what the objects are pointed out, and how answers are corrected.
+    """The user that training simulates: with what the objects are pointed out, and how answers are
+    corrected.
 
-    Each step draws one plan from it (`model.prompts.plan_prompts`), the same for all objects of the step.
-    Defaults: the SAM 2 paper's video training (mask 50 %, click 25 %, box 25 %; up to two prompted frames).
+    Each step draws one plan from it (`model.prompts.plan_prompts`), the same for all objects of the
+    step. Defaults: the SAM 2 paper's video training (mask 50 %, click 25 %, box 25 %; up to two
+    prompted frames).
     """
 
     mask: float = 0.5
-    """Probability of prompting with the true mask. In a clip it is taken over as the answer; in a picture, where that
-    would teach nothing, it goes through the prompt encoder."""
+    """Probability of prompting with the true mask. In a clip it is taken over as the answer; in a
+    picture, where that would teach nothing, it goes through the prompt encoder."""
     click: float = 0.25
     """Probability of prompting with one click."""
     box: float = 0.25
@@ -38,7 +41,8 @@ class PromptPolicy:
     correction_clicks: int = 7
     """Clicks on each corrected frame; 0 corrects nothing."""
     click_on_object: float = 0.1
-    """Probability that a correction click falls anywhere on the object rather than where the answer is wrong."""
+    """Probability that a correction click falls anywhere on the object rather than where the answer
+    is wrong."""
     click_position: ClickPosition = "uniform"
     """Where in a wrong region to click: anywhere, or (evaluation) at its centre."""
     corrected_condition: bool = True
@@ -57,7 +61,11 @@ class PromptPolicy:
                 f"prompts.mask + prompts.click + prompts.box is {total:g} "
                 f"({self.mask:g} + {self.click:g} + {self.box:g}); expected 1"
             )
-        for name, least in (("initial_frames", 1), ("corrected_frames", 0), ("correction_clicks", 0)):
+        for name, least in (
+            ("initial_frames", 1),
+            ("corrected_frames", 0),
+            ("correction_clicks", 0),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"prompts.{name} is {value}; expected at least {least}")
@@ -65,7 +73,8 @@ class PromptPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the parts of the loss. Defaults: the released SAM 2.1 training (focal 20, the rest 1)."""
+    """Weights of the parts of the loss. Defaults: the released SAM 2.1 training (focal 20, the rest
+    1)."""
 
     focal: float = 20.0
     dice: float = 1.0
@@ -74,7 +83,8 @@ class LossConfig:
     object: float = 1.0
     """Is the object in this frame?"""
     temporal: float = 0.0
-    """Mean squared change of the mask probability between neighbouring frames (an addition of ours, not of SAM 2)."""
+    """Mean squared change of the mask probability between neighbouring frames (an addition of ours,
+    not of SAM 2)."""
     iou_error: Literal["l1", "mse"] = "l1"
     iou_of_all_candidates: bool = True
     """Judge the IoU estimate of every candidate mask, not only of the best one."""

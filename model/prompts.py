@@ -1,8 +1,8 @@
 """The simulated user: what is prompted on which frame, and where the clicks fall.
 
-Two sources of chance, both derived from counters so that any step can be replayed alone: `plan_rng` decides what
-happens (the same on every rank), `ObjectChance` where clicks and box corners fall (the same for an object on
-whichever rank and in whatever batch it is).
+Two sources of chance, both derived from counters so that any step can be replayed alone: `plan_rng`
+decides what happens (the same on every rank), `ObjectChance` where clicks and box corners fall (the
+same for an object on whichever rank and in whatever batch it is).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ BOX_JITTER_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """What the user does in one step. Its repr is a constructor call: printed, it can be replayed."""
+    """What the user does in one step. Its repr is a constructor call: printed, it can be
+    replayed."""
 
     frames: int
     """Length of the clip."""
@@ -33,14 +34,16 @@ class PromptPlan:
     corrected: tuple[int, ...] = ()
     """Frames whose answer is corrected by clicks."""
     on_object: tuple[tuple[bool, ...], ...] = ()
-    """For each corrected frame and click: anywhere on the object, instead of where the answer is wrong."""
+    """For each corrected frame and click: anywhere on the object, instead of where the answer is
+    wrong."""
     click_position: ClickPosition = "uniform"
     box_jitter: float = 0.0
     corrected_condition: bool = True
 
     @property
     def order(self) -> list[int]:
-        """All frames in the order they are processed: the initial ones as drawn, then the rest ascending."""
+        """All frames in the order they are processed: the initial ones as drawn, then the rest
+        ascending."""
         first = [t for t, _ in self.initial]
         return first + [t for t in range(self.frames) if t not in first]
 
@@ -71,10 +74,12 @@ class Clicks(NamedTuple):
 
 
 class ObjectChance:
-    """Uniform random numbers that belong to each object, whatever the device, the batch or the rank.
+    """Uniform random numbers that belong to each object, whatever the device, the batch or the
+    rank.
 
-    A counter-based generator (splitmix64): number k of an object is a hash of (seed, step, slot, place of the object
-    in its clip, k). `slots` gives for each clip of the batch its number in the global batch.
+    A counter-based generator (splitmix64): number k of an object is a hash of (seed, step, slot,
+    place of the object in its clip, k). `slots` gives for each clip of the batch its number in the
+    global batch.
     """
 
     def __init__(self, seed: int, step: int, slots: Sequence[int], clip_of_object: Tensor) -> None:
@@ -100,11 +105,14 @@ def plan_rng(seed: int, step: int) -> np.random.Generator:
 
 
 def plan_prompts(policy: PromptPolicy, frames: int, rng: np.random.Generator) -> PromptPlan:
-    """Draw what the user does in a clip of `frames` frames. Draws in the order of the reference's training model."""
+    """Draw what the user does in a clip of `frames` frames. Draws in the order of the reference's
+    training model."""
     points = rng.random() < policy.click + policy.box
     initial_count = _count(policy.vary_initial_frames, 1, min(policy.initial_frames, frames), rng)
     corrects = points or frames == 1
-    corrected_count = min(policy.corrected_frames, frames) if corrects and policy.correction_clicks else 0
+    corrected_count = (
+        min(policy.corrected_frames, frames) if corrects and policy.correction_clicks else 0
+    )
     if corrected_count > initial_count:
         corrected_count = _count(policy.vary_corrected_frames, initial_count, corrected_count, rng)
 
@@ -138,9 +146,11 @@ def plan_prompts(policy: PromptPolicy, frames: int, rng: np.random.Generator) ->
 def correction_click(
     truth: Tensor, guess: Tensor | None, chance: ObjectChance, position: ClickPosition = "uniform"
 ) -> Clicks:
-    """One click per object where `guess` is wrong: inside where it missed the object, outside where it spilled over.
+    """One click per object where `guess` is wrong: inside where it missed the object, outside where
+    it spilled over.
 
-    truth, guess: bool [N, H, W]; guess None means nothing has been found yet. Returns one point per object.
+    truth, guess: bool [N, H, W]; guess None means nothing has been found yet. Returns one point per
+    object.
     """
     if position == "centre":
         return _centre_click(truth, guess)
@@ -154,10 +164,11 @@ def correction_click(
 
 
 def box_corners(truth: Tensor, chance: ObjectChance, jitter: float = 0.0) -> Clicks:
-    """The box around each object as two points with labels 2 and 3; of an absent object, two points with label -1.
+    """The box around each object as two points with labels 2 and 3; of an absent object, two points
+    with label -1.
 
-    truth: bool [N, H, W]. Corners are pixels of the object; each coordinate moves by up to `jitter` times the side,
-    at most BOX_JITTER_LIMIT pixels, and stays in the picture.
+    truth: bool [N, H, W]. Corners are pixels of the object; each coordinate moves by up to `jitter`
+    times the side, at most BOX_JITTER_LIMIT pixels, and stays in the picture.
     """
     height, width = truth.shape[-2:]
     columns, rows = truth.any(1), truth.any(2)
@@ -176,7 +187,8 @@ def box_corners(truth: Tensor, chance: ObjectChance, jitter: float = 0.0) -> Cli
 
 
 def _centre_click(truth: Tensor, guess: Tensor | None) -> Clicks:
-    """The pixel deepest inside the wrong region; where nothing is wrong, the picture's corner as an outside click."""
+    """The pixel deepest inside the wrong region; where nothing is wrong, the picture's corner as an
+    outside click."""
     points, labels = [], []
     guesses = torch.zeros_like(truth) if guess is None else guess
     for real, found in zip(truth.cpu().numpy(), guesses.cpu().numpy(), strict=True):
@@ -192,15 +204,18 @@ def _centre_click(truth: Tensor, guess: Tensor | None) -> Clicks:
 
 
 def _depth(region: np.ndarray) -> np.ndarray:
-    """Distance of each pixel of `region` to its outside; beyond the picture is outside. float32 [H, W]."""
+    """Distance of each pixel of `region` to its outside; beyond the picture is outside. float32 [H,
+    W]."""
     padded = np.pad(region.astype(np.uint8), 1)
     return cv2.distanceTransform(padded, cv2.DIST_L2, 0)[1:-1, 1:-1]
 
 
 def _draw_pixel(candidates: Tensor, chance: Tensor) -> Tensor:
-    """The index of one true entry per row of bool [N, K], each equally likely; 0 where a row has none.
+    """The index of one true entry per row of bool [N, K], each equally likely; 0 where a row has
+    none.
 
-    The k-th true entry is where the running count first reaches k: one scan instead of a random number per pixel.
+    The k-th true entry is where the running count first reaches k: one scan instead of a random
+    number per pixel.
     """
     running = candidates.cumsum(1, dtype=torch.int32)
     rank = (chance * running[:, -1]).to(torch.int32)[:, None]

@@ -1,4 +1,5 @@
-"""One batch of clips through the network, prompted by a plan: the forward pass of training and of its validation.
+"""One batch of clips through the network, prompted by a plan: the forward pass of training and of
+its validation.
 
 A picture is a clip of one frame. All objects of all clips are one batch of N rows.
 """
@@ -28,9 +29,10 @@ def track_clip(
 ) -> ClipOutput:
     """Process the frames in the plan's order: prompt, correct, remember; later frames recall.
 
-    images: normalised float [B, T, 3, S, S]. masks: bool [N, T, S, S], the truth that prompts are drawn from.
-    clip_of_object: int64 [N], ascending. window: how memory reaches back; by default that of training when the model
-    is in training mode, else the one that takes no pointers from the future.
+    images: normalised float [B, T, 3, S, S]. masks: bool [N, T, S, S], the truth that prompts are
+    drawn from. clip_of_object: int64 [N], ascending. window: how memory reaches back; by default
+    that of training when the model is in training mode, else the one that takes no pointers from
+    the future.
     """
     frames = _encode_frames(model, images)
     anchor = frames[0].s16.flatten()[0] * 0
@@ -74,15 +76,15 @@ def track_clip(
 def _encode_frames(model: SAM2, images: Tensor) -> list[ImageFeatures]:
     """All frames in one go, then one `ImageFeatures` of B rows per frame.
 
-    Frames come first in the batch so that each frame is a contiguous slice: the gradients of all slices are then
-    one concatenation instead of a scatter into all frames per frame.
+    Frames come first in the batch so that each frame is a contiguous slice: the gradients of all
+    slices are then one concatenation instead of a scatter into all frames per frame.
     """
     clips, count = images.shape[:2]
     seen = model.encode(images.transpose(0, 1).flatten(0, 1))
-    levels = [level.unflatten(0, (count, clips)).unbind(0) for level in (seen.s4, seen.s8, seen.s16)]
-    return [
-        seen._replace(s4=s4, s8=s8, s16=s16) for s4, s8, s16 in zip(*levels, strict=True)
+    levels = [
+        level.unflatten(0, (count, clips)).unbind(0) for level in (seen.s4, seen.s8, seen.s16)
     ]
+    return [seen._replace(s4=s4, s8=s8, s16=s16) for s4, s8, s16 in zip(*levels, strict=True)]
 
 
 def _answer(
@@ -95,7 +97,8 @@ def _answer(
     frame: int,
     chance: ObjectChance,
 ) -> tuple[tuple[FramePrediction, ...], Prompts | None]:
-    """The first answer on a frame and the one after each correction click, and the prompts of the last one."""
+    """The first answer on a frame and the one after each correction click, and the prompts of the
+    last one."""
     clicks, mask = _first_prompt(kind, truth, plan, chance)
     prompts = Prompts(clicks.points, clicks.labels, mask)
     answers = [_decode(model, seen, features, prompts)]

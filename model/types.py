@@ -1,7 +1,7 @@
 """What passes between the parts of the network.
 
-Letters: B images, N objects, M candidate masks, P prompt points, C the hidden width, Cm the memory width,
-S the side of the model's input; h = w = S / 16.
+Letters: B images, N objects, M candidate masks, P prompt points, C the hidden width, Cm the memory
+width, S the side of the model's input; h = w = S / 16.
 """
 
 from __future__ import annotations
@@ -79,9 +79,11 @@ class ClipOutput(NamedTuple):
     """What the network answered on every frame of a batch of clips, in the order of the frames."""
 
     steps: tuple[tuple[FramePrediction, ...], ...]
-    """Per frame, the first answer and the one after each correction; the last is what was remembered."""
+    """Per frame, the first answer and the one after each correction; the last is what was
+    remembered."""
     judged: tuple[tuple[FramePrediction, ...], ...]
-    """The same without masks that were given and taken over: there is nothing to learn from them."""
+    """The same without masks that were given and taken over: there is nothing to learn from
+    them."""
     prompts: tuple[Prompts | None, ...]
     """Per frame, the points the user gave in the end; None where there were none."""
     anchor: Tensor
