@@ -11,21 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from data.colour import change_colours
 from data.spec import Augment
 from data.types import Clip
+from data.warp import render, render_masks
 
 FILL = (124, 116, 104)
 """What lies outside the picture: the ImageNet mean, which is 0 after normalisation."""
-
-PREFILTER_FROM = 1.4
-"""Source pixels per output pixel above which bilinear sampling would skip pixels and alias."""
-
-LUMA = np.array([0.299, 0.587, 0.114])
-TO_YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
 @dataclass(frozen=True)
@@ -125,105 +119,6 @@ def resize_clip(clip: Clip, side: int) -> Clip:
     )
 
 
-def render(
-    picture: np.ndarray, matrix: np.ndarray, side: int, fill: tuple[int, ...] = (0, 0, 0, 0)
-) -> np.ndarray:
-    """Sample a uint8 picture [H, W] or [H, W, C], C up to 4, at side x side output pixels.
-
-    matrix: float [3, 3], output points to picture points. Where it makes the picture much smaller,
-    the picture is averaged first, each axis by its own factor.
-    """
-    picture, matrix = _prefilter(picture, matrix)
-    height, width = picture.shape[:2]
-    # OpenCV puts pixel centres at whole numbers.
-    pixels = matrix[:2].copy()
-    pixels[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
-    colour = picture.ndim == 3 and picture.shape[2] == 3
-    if colour:  # four channels are sampled at twice the speed of three
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA)
-    # The outermost half pixel has no neighbour. Where nothing lies outside, repeat the edge rather
-    # than mix in the fill.
-    border = cv2.BORDER_REPLICATE if _covers(matrix, side, width, height) else cv2.BORDER_CONSTANT
-    out = cv2.warpAffine(
-        picture,
-        pixels,
-        (side, side),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=border,
-        borderValue=fill,
-    )
-    return cv2.cvtColor(out, cv2.COLOR_RGBA2RGB) if colour else out
-
-
-def render_masks(masks: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
-    """Bool masks [O, H, W] sampled as grey pictures and cut at one half: bool [O, side, side]."""
-    out = np.zeros((len(masks), side, side), dtype=bool)
-    shown = [o for o, mask in enumerate(masks) if mask.any()]
-    for start in range(0, len(shown), 4):
-        group = shown[start : start + 4]
-        # Up to four masks are the channels of one picture; three are slow, see `render`.
-        planes = [
-            masks[o].view(np.uint8) for o in (group + group[:1] if len(group) == 3 else group)
-        ]
-        grey = cv2.merge(planes) * np.uint8(255)
-        sampled = render(grey, matrix, side).reshape(side, side, len(planes))
-        for plane, o in enumerate(group):
-            np.greater_equal(sampled[..., plane], 128, out=out[o])
-    return out
-
-
-def _prefilter(picture: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The picture averaged until bilinear sampling skips none of it, and the matrix that fits it.
-
-    Halvings are exact averages and cheap; what is left, less than a factor of two, is a box as wide
-    as an output pixel. An odd last row or column, less than half an output pixel, is cut off.
-    """
-    steps = np.hypot(matrix[:2, 0], matrix[:2, 1])
-    while steps.max() >= 2:
-        x, y = (2 if step >= 2 else 1 for step in steps)
-        height, width = picture.shape[0] // y, picture.shape[1] // x
-        if not height or not width:
-            break
-        whole = picture[: height * y, : width * x]
-        picture = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
-        matrix = np.diag([1 / x, 1 / y, 1.0]) @ matrix
-        steps = steps / (x, y)
-    if steps.max() > PREFILTER_FROM:
-        picture = cv2.sepFilter2D(
-            picture, -1, _box(steps[0]), _box(steps[1]), borderType=cv2.BORDER_REPLICATE
-        )
-    return picture, matrix
-
-
-def change_colours(frames: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [T, H, W, 3] with one colour change for the clip, a further one per frame, and maybe
-    blur."""
-    strengths = (augment.brightness, augment.contrast, augment.saturation)
-    draws = rng.random(6)
-    mean = _mean_luma(frames[0])
-    change = _colour_matrix(
-        [1 + (2 * draw - 1) * most for draw, most in zip(draws, strengths, strict=False)],
-        angle=2 * np.pi * (2 * draws[3] - 1) * augment.hue,
-        gray=bool(draws[4] < augment.gray),
-        mean=mean,
-    )
-    jitter = 1 + (2 * rng.random((len(frames), 3)) - 1) * augment.frame_jitter
-    if augment.frame_jitter:
-        out = np.empty_like(frames)
-        for frame, target, factors in zip(frames, out, jitter, strict=True):
-            further = _colour_matrix(list(factors), angle=0.0, gray=False, mean=mean)
-            cv2.transform(frame, _chain(change, further), dst=target)
-    elif np.allclose(change, np.eye(3, 4), atol=1e-9):
-        out = frames
-    else:
-        tall = frames.reshape(-1, frames.shape[2], 3)
-        out = cv2.transform(tall, change).reshape(frames.shape)
-    if draws[5] < augment.blur:
-        sigma = float(rng.uniform(0.1, 1.0)) * frames.shape[1] / 256
-        out = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in out])
-    return out
-
-
 def tile(
     frames: np.ndarray, masks: np.ndarray, side: int, corner: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -235,41 +130,3 @@ def tile(
     top, left = (corner // 2) * half, (corner % 2) * half
     placed[:, :, top : top + half, left : left + half] = masks
     return grid, placed
-
-
-def _box(step: float) -> np.ndarray:
-    """Three taps that average `step` pixels (1 to 2), or one tap where that is not needed."""
-    if step <= PREFILTER_FROM:
-        return np.ones(1)
-    return np.array([(step - 1) / 2, 1, (step - 1) / 2]) / step
-
-
-def _covers(matrix: np.ndarray, side: int, width: int, height: int) -> bool:
-    """Whether all that is sampled lies inside the picture, up to half a pixel."""
-    corners = matrix[:2] @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]])
-    low, high = corners.min(axis=1), corners.max(axis=1)
-    return bool((low >= -0.5).all() and (high <= np.array([width, height]) + 0.5).all())
-
-
-def _mean_luma(frame: np.ndarray) -> float:
-    return float(frame[::2, ::2].mean(axis=(0, 1)) @ LUMA)
-
-
-def _colour_matrix(factors: list[float], angle: float, gray: bool, mean: float) -> np.ndarray:
-    """[3, 4] for brightness, contrast (about `mean`), saturation, hue and grey, in this order."""
-    brightness, contrast, saturation = factors
-    to_luma = np.ones((3, 1)) * LUMA
-    colour = saturation * np.eye(3) + (1 - saturation) * to_luma
-    if angle:
-        cos, sin = np.cos(angle), np.sin(angle)
-        colour = FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ TO_YIQ @ colour
-    if gray:
-        colour = to_luma @ colour
-    linear = colour * (brightness * contrast)
-    offset = colour @ np.full(3, (1 - contrast) * brightness * mean)
-    return np.hstack([linear, offset[:, None]])
-
-
-def _chain(first: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """The [3, 4] colour change that does one after the other."""
-    return np.hstack([then[:, :3] @ first[:, :3], then[:, :3] @ first[:, 3:] + then[:, 3:]])
