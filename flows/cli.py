@@ -1,0 +1,148 @@
+"""`sam2-pipeline`: the command line.
+
+Settings are words of the form key=value, as in the recipe files. Everything a person can get wrong
+ends in one line and exit code 2; heavy libraries are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.cli import run_cli
+from pipeline.errors import ConfigError
+
+EXAMPLES = {
+    "run": """examples:
+  sam2-pipeline run                                  the small model on the synthetic world
+  sam2-pipeline run recipe=small --seed 1            longer, another world and another start
+  sam2-pipeline run recipe=smoke stages.video_train.steps=2000 run_name=longer
+  sam2-pipeline run recipe=smoke start_at=joint_train
+  sam2-pipeline run recipe=finetune datasets.train.root=/data/DAVIS checkpoint=sam2.1_hiera_tiny.pt
+
+The same command continues a run that was stopped; stages that are done are not repeated.""",
+    "stage": """examples:
+  sam2-pipeline stage image_pretrain recipe=smoke
+  sam2-pipeline stage video_train.evaluate recipe=smoke
+  sam2-pipeline stage video_train recipe=smoke checkpoint=image_model.pt""",
+    "plan": """examples:
+  sam2-pipeline plan recipe=three_stage""",
+    "synth": """examples:
+  sam2-pipeline synth --out world --seed 7 --images 200 --videos 40""",
+    "extract-frames": """examples:
+  sam2-pipeline extract-frames --videos /data/sav_train --out /data/sav_frames --every 4""",
+    "evaluate": """examples:
+  sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
+    "export": """examples:
+  sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt""",
+    "up": "The ports can also be set with SAM2_PREFECT_PORT, SAM2_MLFLOW_PORT and "
+    "SAM2_TENSORBOARD_PORT.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sam2-pipeline` with `argv` (by default the process's) and return its exit code.
+
+    0 done, 2 something to mend (one line says what), 130 Ctrl-C, 143 terminated.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_cli(lambda: _call(words))
+
+
+def _call(words: list[str]) -> int:
+    try:
+        arguments = _parser().parse_args(words)
+    except SystemExit as end:  # argparse has spoken: 0 for --help, 2 for misuse
+        return int(end.code or 0)
+    from flows import commands
+
+    return int(getattr(commands, arguments.function)(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Misuse in one line, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sam2-pipeline",
+        description="Train SAM 2: images, then video, then both, evaluated after each.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, help_text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            epilog=EXAMPLES.get(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(function=name.replace("-", "_"))
+        return made
+
+    run = command("run", "run a recipe from data to report, or continue it")
+    stage = command("stage", "run or continue one stage of a recipe")
+    stage.add_argument("name", metavar="NAME", help="the stage's name in the recipe")
+    plan = command("plan", "list the stages of a recipe: what is done, what would run")
+    for made in (run, stage, plan):
+        _add_settings(made)
+    command("recipes", "list the recipes")
+    _add_parts(command)
+    up = command("up", "start Prefect with all deployments, MLflow and TensorBoard on this machine")
+    up.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
+    for name in ("prefect", "mlflow", "tensorboard"):
+        up.add_argument(f"--{name}-port", type=int, metavar="PORT")
+    command("down", "stop what `up` started")
+    command("status", "show what `up` started")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="recipe=NAME, start_at=STAGE, stop_after=STAGE, checkpoint=FILE|URL|runs:/…, "
+        "run_name=NAME, or any key of the recipe",
+    )
+    parser.add_argument("--seed", type=int, help="of the world and the training; same as seed=N")
+
+
+def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The parts of a run that are useful alone."""
+    synth = command("synth", "draw a synthetic world in the formats of the real data sets")
+    synth.add_argument("--out", type=Path, required=True, help="the folder to make")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--images", type=int, default=600, help="training pictures (600)")
+    synth.add_argument("--videos", type=int, default=120, help="training clips (120)")
+    synth.add_argument("--val-images", type=int, default=100, help="validation pictures (100)")
+    synth.add_argument("--val-videos", type=int, default=16, help="validation clips (16)")
+    synth.add_argument("--workers", type=int, help="processes; by default one for every core")
+
+    extract = command("extract-frames", "extract frames of videos, skipping what is there")
+    extract.add_argument("--videos", type=Path, required=True, help="a video, or a folder of them")
+    extract.add_argument("--out", type=Path, required=True, help="gets a folder for every video")
+    extract.add_argument("--every", type=int, default=4, help="keep every Nth frame (4, as SA-V)")
+    extract.add_argument("--quality", type=int, default=95, help="of the JPEG files (95)")
+
+    evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
+    evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
+    evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
+    evaluate.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
+    evaluate.add_argument("--preset", default="base_plus", help="the network (base_plus)")
+    evaluate.add_argument("--image-size", type=int, help="its input side; default: the preset's")
+    evaluate.add_argument("--videos", type=Path, help="a folder in DAVIS or MOSE layout")
+    evaluate.add_argument("--images", type=Path, help="a folder in SA-1B layout")
+    evaluate.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="for the results")
+
+    export = command("export", "write a checkpoint as a .pt file that Meta's build_sam2 loads")
+    export.add_argument("checkpoint", help="a file, URL or runs:/…")
+    export.add_argument("--out", type=Path, required=True, help="the .pt file to write")
+    export.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")

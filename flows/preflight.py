@@ -1,0 +1,79 @@
+"""What can be known before anything starts: folders, data, weights and space.
+
+A run that must fail should fail in the first second, with a line that says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data.world.folder import check_space
+from flows.run import Run
+from pipeline.errors import CheckpointError, DataError
+from pipeline.storage import is_remote, require_space, require_writable
+from stages.contract import TRAINING_KINDS
+from stages.recipe import PlannedStage
+
+BYTES_PER_TRAINING = 60_000_000
+"""Checkpoints and curves of one training stage of the smallest model."""
+MARGIN = 10_000_000
+"""For logs and records."""
+
+
+def check(run: Run) -> None:
+    """Raise a PipelineError for the first thing that would stop `run` half way.
+
+    Looks at what the wanted stages need that is not made on the way: the run folder (can it be
+    written?), data folders, the given checkpoint, and free space.
+    """
+    require_writable(run.recipe.folder, "run folder")
+    for name, folder in _data_folders(run):
+        if not is_remote(folder) and not Path(folder).exists():
+            raise DataError(
+                f"data set {name}: there is no folder {folder}; "
+                f"give the right one with datasets.{name}.root=…"
+            )
+    checkpoint = run.recipe.checkpoint
+    if checkpoint and "://" not in checkpoint and not checkpoint.startswith("runs:/"):
+        path = Path(checkpoint).expanduser()
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint={checkpoint}: there is no file {path.absolute()}")
+    _require_space(run)
+    run.require_earlier()
+
+
+def _data_folders(run: Run) -> Iterator[tuple[str, str]]:
+    """(name, folder) of every data set that a wanted stage reads and nothing of this run makes."""
+    for stage in run.wanted:
+        for name, values in _datasets(run, stage):
+            root = run.recipe.datasets[name].root
+            if values is not None and not root.startswith(("world:", "run:")):
+                yield name, str(values["root"])
+
+
+def _datasets(run: Run, stage: PlannedStage) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    settings = stage.settings
+    if stage.kind == "extract_frames":
+        yield settings["dataset"], settings["data"]
+    elif stage.kind in TRAINING_KINDS:
+        yield from settings["data"].items()
+    elif stage.kind == "evaluate" and run.recipe.evaluation is not None:
+        for part in ("images", "videos"):
+            name = getattr(run.recipe.evaluation, part)
+            if name is not None:
+                yield name, settings[part]
+
+
+def _require_space(run: Run) -> None:
+    """Room for what is not done yet, as far as it can be foreseen."""
+    training = 0
+    for stage in run.wanted:
+        if (run.folder(stage.name) / "done.json").is_file():
+            continue
+        if stage.kind == "make_world" and run.recipe.world is not None:
+            check_space(run.recipe.world, run.recipe.world_folder)
+        elif stage.kind in TRAINING_KINDS:
+            training += BYTES_PER_TRAINING
+    require_space(run.recipe.folder, MARGIN + training, "this run")

@@ -1,0 +1,172 @@
+"""The Prefect flows: `sam2`, a recipe from data to report, and `sam2-stage`, one stage of it.
+
+They decide what runs when and what is handed over; the work happens in jobs that know nothing of
+Prefect. Nothing here, and nothing it imports, loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, State
+from pydantic import Field
+
+from flows.run import Request, Run
+from flows.stage import perform
+from flows.tracking import open_parent_run
+from flows.watch import PrefectPage, Watcher
+from stages.contract import StageResult
+from stages.recipe import recipe_names
+
+_onlookers: ContextVar[tuple[Watcher, ...]] = ContextVar("onlookers", default=())
+
+RecipeName = Annotated[
+    str,
+    Field(
+        title="Recipe",
+        description="What is trained on what. `smoke` and `small` make their own data; "
+        "`three_stage` and `finetune` take yours.",
+        json_schema_extra={"enum": list(recipe_names())},
+    ),
+]
+Overrides = Annotated[
+    list[str],
+    Field(
+        title="Settings",
+        description="Changes to the recipe, one `key=value` each, for example "
+        "`stages.video_train.steps=2000` or `seed=1`.",
+    ),
+]
+Checkpoint = Annotated[
+    str | None,
+    Field(
+        title="Input checkpoint",
+        description="Weights for the first stage that runs: a .pt file, a URL or "
+        "`runs:/<MLflow run id>/<path>`. Empty: what the recipe or the stage before it says.",
+    ),
+]
+RunName = Annotated[
+    str | None,
+    Field(
+        title="Run name",
+        description="Folder below the runs folder. A run of the same name continues where it "
+        "stopped. Empty: the recipe's name, and the seed when it is not 0.",
+    ),
+]
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Flows called inside the block also tell `watcher` what happens."""
+    token = _onlookers.set((*_onlookers.get(), watcher))
+    try:
+        yield
+    finally:
+        _onlookers.reset(token)
+
+
+def _flow_run_name() -> str:
+    given = flow_run.parameters
+    what = given.get("run_name") or given.get("recipe") or "sam2"
+    stage = given.get("stage")
+    when = datetime.now().strftime("%d %b %H:%M")
+    return f"{what} / {stage} ({when})" if stage else f"{what} ({when})"
+
+
+@flow(name="sam2", flow_run_name=_flow_run_name, persist_result=False, retries=0)
+def sam2(
+    recipe: RecipeName = "smoke",
+    overrides: Overrides = [],  # noqa: B006 - Prefect shows the default in its form
+    start_at: Annotated[
+        str | None,
+        Field(
+            title="Start at",
+            description="First stage to run, for example `video_train`. Earlier stages must be "
+            "done in this run, or an input checkpoint given.",
+        ),
+    ] = None,
+    stop_after: Annotated[
+        str | None,
+        Field(title="Stop after", description="Last stage to run; its evaluation still follows."),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    run_name: RunName = None,
+) -> Any:
+    """Train SAM 2 by a recipe: data, the training stages, an evaluation after each, the report.
+
+    Stages that are done are reused, half-done ones continue, and a job that still runs is joined.
+    """
+    request = Request(
+        recipe, tuple(overrides), start_at or None, stop_after or None, checkpoint or None,
+        run_name or None,
+    )  # fmt: skip
+    return _conduct(request)
+
+
+@flow(name="sam2-stage", flow_run_name=_flow_run_name, persist_result=False, retries=0)
+def sam2_stage(
+    stage: Annotated[
+        str,
+        Field(
+            title="Stage",
+            description="Its name in the recipe, for example `video_train` or "
+            "`video_train.evaluate`.",
+        ),
+    ],
+    recipe: RecipeName = "smoke",
+    overrides: Overrides = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    run_name: RunName = None,
+) -> Any:
+    """Run one stage of a recipe, or continue it where it stopped; data it needs is made first."""
+    request = Request(
+        recipe, tuple(overrides), checkpoint=checkpoint or None, run_name=run_name or None,
+        stage=stage,
+    )  # fmt: skip
+    return _conduct(request)
+
+
+def _conduct(request: Request) -> State | None:
+    """Go through the stages of `request`, telling Prefect and whoever else looks on."""
+    watchers = (PrefectPage(get_run_logger()), *_onlookers.get())  # type: ignore[arg-type]
+    run = Run.of(request)
+    _tag(run)
+    stages = run.wanted
+    _tell(watchers, lambda watcher: watcher.run_begins(run, stages))
+    try:
+        with open_parent_run(run):
+            for stage in stages:
+                named = _stage_task.with_options(task_run_name=stage.name)
+                run.results[stage.name] = named(partial(perform, run, stage, watchers))
+    except KeyboardInterrupt:
+        return Cancelled(message="stopped by Ctrl-C; the same command continues it")
+    _tell(watchers, lambda watcher: watcher.run_ends(run))
+    return None
+
+
+@task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def _stage_task(work: Callable[[], StageResult]) -> StageResult:
+    """One stage, as Prefect sees it. What is done already is decided by our own key, not a
+    cache."""
+    return work()
+
+
+def _tell(watchers: Sequence[Watcher], say: Callable[[Watcher], None]) -> None:
+    for watcher in watchers:
+        say(watcher)
+
+
+def _tag(run: Run) -> None:
+    """Tags to find the flow run by."""
+    tags = {"sam2", run.recipe.name, run.recipe.folder.name}
+    with suppress(Exception), get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted(tags | set(flow_run.tags)))

@@ -1,0 +1,164 @@
+"""The results of a run in words and rows, for the terminal and for Prefect's pages alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import daemons
+from flows.home import state_folder
+from flows.run import Run
+from pipeline.progress import duration_text
+from stages.contract import StageResult, StageSpec
+
+COLUMNS: Mapping[str, str] = {
+    "image/miou@1": "mIoU@1",
+    "image/miou@3": "mIoU@3",
+    "video/jf": "J&F",
+}
+"""The metrics of an evaluation that the table shows, and their headings."""
+PERCENT = ("video/jf", "video/baseline_jf")
+BASELINE = "video/baseline_jf"
+"""J&F of repeating the first mask; the same for every evaluation of a run."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A table of words; every row as long as `columns`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = ["| " + " | ".join(self.columns) + " |"]
+        lines.append("|" + "|".join([":--", *["--:"] * (len(self.columns) - 1)]) + "|")
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join(lines)
+
+
+def results_table(run: Run) -> Results:
+    """What every stage added: its evaluation, the change against the one before, and its time."""
+    shown = [key for key in COLUMNS if any(key in result.metrics for result in _measured(run))]
+    headings = tuple(heading for key in shown for heading in (COLUMNS[key], "change"))
+    rows: list[tuple[str, ...]] = []
+    before: Mapping[str, float] = {}
+    for result in _measured(run):
+        if not rows and BASELINE in result.metrics:
+            rows.append(_baseline_row(result, shown))
+        trained = result.stage.removesuffix(".evaluate")
+        cost = run.results.get(trained)
+        cells = [cell for key in shown for cell in _cells(key, result.metrics, before)]
+        name = "untrained network" if trained == "start" else trained
+        rows.append((name, *cells, duration_text(cost.seconds) if cost else ""))
+        before = result.metrics
+    return Results(
+        f"Results of {run.recipe.folder.name}", ("stage", *headings, "time"), tuple(rows)
+    )
+
+
+def figures_text(metrics: Mapping[str, float], limit: int = 4) -> str:
+    """The first few figures of a stage: `mIoU@1 0.47, J&F 38.2`."""
+    known = [key for key in COLUMNS if key in metrics]
+    return ", ".join(
+        f"{COLUMNS.get(key, key)} {_number(key, metrics[key])}"
+        for key in (known or list(metrics))[:limit]
+    )
+
+
+def stage_page(run: Run, spec: StageSpec, result: StageResult, how: str) -> str:
+    """A stage in Markdown: figures, checkpoint, files, and where to look further."""
+    lines = [f"## {spec.name}", "", f"{spec.kind}, {how}; step {result.step}.", ""]
+    if result.metrics:
+        lines += ["| figure | value |", "|:--|--:|"]
+        lines += [f"| {key} | {_number(key, value)} |" for key, value in result.metrics.items()]
+        lines.append("")
+    if result.checkpoint is not None:
+        reference = result.checkpoint
+        lines += [f"**Checkpoint** `{reference.uri}`", "", f"sha256 `{reference.sha256}`", ""]
+    lines += [f"* {name}: `{place}`" for name, place in result.files.items()]
+    lines += [f"* logs: `{Path(spec.folder) / 'logs'}`"]
+    lines += [f"* {what}: {where}" for what, where in _viewers(run, result.run_id)]
+    return "\n".join(lines)
+
+
+def run_page(run: Run, table: Results) -> str:
+    """The whole run in Markdown."""
+    lines = [f"## {table.title}", "", run.recipe.description, ""]
+    if table.rows:
+        lines += [table.markdown, ""]
+    lines += [f"* {what}: `{where}`" for what, where in where_to_look(run)]
+    return "\n".join([*lines, "", f"Continue or repeat it with `{run.request.command()}`."])
+
+
+def where_to_look(run: Run) -> list[tuple[str, str]]:
+    """What a person may want to open after a run: (what it is, file or command)."""
+    found = []
+    report = report_file(run)
+    if report is not None:
+        found.append(("report", short(report)))
+    last = [result for result in run.results.values() if result.checkpoint is not None]
+    if last and last[-1].checkpoint is not None:
+        found.append(("checkpoint", last[-1].checkpoint.uri))
+    return [*found, *_viewers(run, str(run.tracking.get("parent", "")))]
+
+
+def report_file(run: Run) -> Path | None:
+    """The HTML report, if the run has one."""
+    result = run.results.get("report")
+    files = [Path(file) for file in result.files.values()] if result is not None else []
+    return next((file for file in files if file.suffix == ".html"), None)
+
+
+def short(path: Path) -> str:
+    """A path as seen from here, where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def _viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
+    """MLflow and TensorBoard: their pages where they are served, else the commands that serve
+    them."""
+    state, uri = state_folder(), run.recipe.tracking_uri
+    mlflow, board = (daemons.running(state, name) for name in ("mlflow", "tensorboard"))
+    base = uri if uri.startswith("http") else (mlflow.url if mlflow is not None else None)
+    return [
+        ("mlflow", f"{base}/#/runs/{run_id}" if base else f"mlflow ui --backend-store-uri {uri}"),
+        ("tensorboard", board.url if board else f"tensorboard --logdir {short(run.recipe.folder)}"),
+    ]
+
+
+def _measured(run: Run) -> list[StageResult]:
+    names = [stage.name for stage in run.planned if stage.kind == "evaluate"]
+    return [run.results[name] for name in names if name in run.results]
+
+
+def _baseline_row(result: StageResult, shown: list[str]) -> tuple[str, ...]:
+    cells = [
+        cell
+        for key in shown
+        for cell in ((_number(key, result.metrics[BASELINE]) if key == "video/jf" else "", ""))
+    ]
+    return ("first mask repeated", *cells, "")
+
+
+def _cells(key: str, metrics: Mapping[str, float], before: Mapping[str, float]) -> tuple[str, str]:
+    if key not in metrics:
+        return "", ""
+    value = _number(key, metrics[key])
+    if key not in before:
+        return value, ""
+    change = metrics[key] - before[key]
+    return value, f"{change:+.1f}" if key in PERCENT else f"{change:+.3f}"
+
+
+def _number(key: str, value: float) -> str:
+    if key in PERCENT:
+        return f"{value:.1f}"
+    if key in COLUMNS:
+        return f"{value:.3f}"
+    return str(int(value)) if float(value).is_integer() else f"{value:.3g}"

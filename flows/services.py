@@ -1,0 +1,221 @@
+"""`up`, `down` and `status`: Prefect server and worker with all deployments, MLflow and
+TensorBoard, on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import flows
+from flows import daemons
+from flows.daemons import Daemon
+from flows.home import prefect_settings, state_folder
+from pipeline.cli import require_free_port
+from pipeline.errors import ConfigError, StageError
+from pipeline.storage import require_writable
+
+POOL = "sam2-local"
+NAMES = ("prefect", "mlflow", "tensorboard", "worker")
+"""In the order they start; they stop in the reverse order."""
+PROJECT = Path(flows.__file__).resolve().parent.parent
+"""The checkout; prefect.yaml with the deployments lies here."""
+SETTINGS_MARK = "# written by `sam2-pipeline up`, removed by `sam2-pipeline down`"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the services listen on 127.0.0.1."""
+
+    prefect: int = 4200
+    mlflow: int = 5050
+    tensorboard: int = 6006
+
+    @classmethod
+    def chosen(
+        cls, prefect: int | None = None, mlflow: int | None = None, tensorboard: int | None = None
+    ) -> Ports:
+        """Given ports, else those of the environment (SAM2_PREFECT_PORT …), else the defaults."""
+        given = {"prefect": prefect, "mlflow": mlflow, "tensorboard": tensorboard}
+        return cls(**{name: port or _port_of(name) for name, port in given.items()})
+
+
+@dataclass(frozen=True)
+class Status:
+    """One service as it is now."""
+
+    name: str
+    daemon: Daemon | None
+    healthy: bool
+
+
+def up(ports: Ports, runs: Path) -> list[Status]:
+    """Start what is not running yet, wait until all of it answers, and register the deployments.
+
+    Raises ConfigError for a busy port before anything is started, StageError when a service does
+    not come up.
+    """
+    state = require_writable(state_folder(), "state folder")
+    runs = require_writable(runs, "runs folder")
+    missing = [name for name in NAMES if daemons.running(state, name) is None]
+    for name in missing:
+        if name != "worker":
+            what = f"{name} (choose one with --{name}-port or SAM2_{name.upper()}_PORT)"
+            require_free_port(getattr(ports, name), what)
+    _prepare_tracking(runs)
+    for name in missing:
+        if name != "worker":
+            _start(state, name, ports, runs)
+    for name in NAMES[:-1]:
+        daemons.wait_for(_remembered(state, name), 90)
+    api_url = f"{_remembered(state, 'prefect').url}/api"
+    _prefect(state, api_url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    if "worker" in missing:
+        _start_worker(state, api_url)
+    _prefect(state, api_url, "deploy", "--all", "--prefect-file", str(PROJECT / "prefect.yaml"))
+    daemons.wait_for(_remembered(state, "worker"), 60, lambda: _worker_online(api_url))
+    _write_prefect_toml(state, api_url)
+    return status()
+
+
+def down() -> list[str]:
+    """Stop what `up` started, in this state folder and nothing else; the names of what was
+    running."""
+    state = state_folder()
+    _remove_prefect_toml()
+    return [
+        name
+        for name in reversed(NAMES)
+        if daemons.stop(state, name, children_first=name == "worker")
+    ]
+
+
+def status() -> list[Status]:
+    """Every service: running or not, answering or not."""
+    state = state_folder()
+    found = [(name, daemons.running(state, name)) for name in NAMES]
+    return [Status(name, daemon, daemon is not None and daemon.healthy) for name, daemon in found]
+
+
+def prefect_api() -> str | None:
+    """The API of the running Prefect server of this state folder, or None."""
+    daemon = daemons.running(state_folder(), "prefect")
+    return f"{daemon.url}/api" if daemon is not None and daemon.healthy else None
+
+
+def start_prefect_server(state: Path, name: str, port: int, *options: str) -> Daemon:
+    """A Prefect server whose database lies in `state`; it answers some seconds later."""
+    command = [_program("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return daemons.start(
+        state,
+        name,
+        [*command, "--analytics-off", *options],
+        prefect_settings(state, f"http://127.0.0.1:{port}/api"),
+        f"http://127.0.0.1:{port}",
+        health="/api/health",
+    )
+
+
+def _start(state: Path, name: str, ports: Ports, runs: Path) -> None:
+    if name == "prefect":
+        start_prefect_server(state, name, ports.prefect)
+        return
+    port = getattr(ports, name)
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    if name == "mlflow":
+        # The defaults are four server and eight job processes, 1.6 GB for one reader.
+        command = [_program("mlflow"), "server", "--workers", "1", *where]
+        command += ["--backend-store-uri", f"sqlite:///{runs / 'mlflow.db'}"]
+        command += ["--default-artifact-root", (runs / "artifacts").as_uri()]
+    else:
+        command = [_program("tensorboard"), "--logdir", str(runs), *where]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    health = "/health" if name == "mlflow" else "/"
+    daemons.start(state, name, command, environment, f"http://127.0.0.1:{port}", health)
+
+
+def _start_worker(state: Path, api_url: str) -> None:
+    command = [_program("prefect"), "worker", "start", "--pool", POOL, "--type", "process"]
+    environment = {**prefect_settings(state, api_url), "SAM2_STATE": str(state)}
+    daemons.start(state, "worker", [*command, "--name", "sam2-worker"], environment)
+
+
+def _prefect(state: Path, api_url: str, *words: str) -> None:
+    """Call the `prefect` command. Raises StageError with what it said when it fails."""
+    answer = subprocess.run(
+        [_program("prefect"), "--no-prompt", *words],
+        env={**os.environ, **prefect_settings(state, api_url)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if answer.returncode != 0:
+        said = (answer.stdout + answer.stderr).strip()[-2000:]
+        raise StageError(f"`prefect {' '.join(words)}` failed:\n{said}")
+
+
+def _prepare_tracking(runs: Path) -> None:
+    """Create the MLflow database once, before several processes open it."""
+    from pipeline.tracking import prepare_store
+
+    prepare_store(f"sqlite:///{runs / 'mlflow.db'}", "sam2", runs / "artifacts")
+
+
+def _worker_online(api_url: str) -> bool:
+    request = urllib.request.Request(
+        f"{api_url}/work_pools/{POOL}/workers/filter",
+        data=b"{}",
+        headers={"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return any(worker.get("status") == "ONLINE" for worker in json.load(response))
+    except (OSError, ValueError):
+        return False
+
+
+def _remembered(state: Path, name: str) -> Daemon:
+    daemon = daemons.remembered(state, name)
+    if daemon is None:
+        raise StageError(f"{name} vanished while starting; see {state / 'logs'}")
+    return daemon
+
+
+def _write_prefect_toml(state: Path, api_url: str) -> None:
+    """Let a plain `prefect` in this folder find the server; a prefect.toml of the user's own
+    stays."""
+    path = Path("prefect.toml")
+    if path.exists() and SETTINGS_MARK not in path.read_text(encoding="utf-8"):
+        return
+    path.write_text(
+        f'{SETTINGS_MARK}\nhome = "{state / "prefect"}"\n\n[api]\nurl = "{api_url}"\n',
+        encoding="utf-8",
+    )
+
+
+def _remove_prefect_toml() -> None:
+    path = Path("prefect.toml")
+    if path.exists() and SETTINGS_MARK in path.read_text(encoding="utf-8"):
+        path.unlink()
+
+
+def _program(name: str) -> str:
+    """A command of this Python environment, which need not be on PATH."""
+    path = Path(sys.executable).parent / name
+    return str(path) if path.exists() else name
+
+
+def _port_of(name: str) -> int:
+    variable = f"SAM2_{name.upper()}_PORT"
+    text = os.environ.get(variable)
+    if text is None:
+        return int(getattr(Ports, name))
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise ConfigError(f"{variable}={text} is no port; expected a number from 1 to 65535")
+    return int(text)
