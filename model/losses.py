@@ -70,7 +70,7 @@ def clip_loss(
         group = [(t, step) for t, step in judged if step.candidates.shape[1] == count]
         truth = masks[:, [t for t, _ in group]].transpose(0, 1).flatten(0, 1)
         sums.append(_judge_steps([step for _, step in group], truth, config))
-    if config.temporal > 0:
+    if config.temporal > 0 and judged:
         sums.append(_temporal(output, masks))
     nothing = output.anchor.float()
     parts = (torch.stack(sums).sum(0) if sums else nothing.new_zeros(6)) / num_objects

@@ -154,7 +154,7 @@ def test_track(name: str, micro_golden: SAM2, seen: dict[int, ImageFeatures]) ->
     TRACKS.check(f"{name}/object_score_logits", stack("object_score"), case.atol)
     for t in range(case.frames):
         TRACKS.check(f"{name}/ious_t{t}", answers[t].ious, case.atol)
-    if any(key == f"{name}/maskmem_features" for key in TRACKS.keys()):
+    if f"{name}/maskmem_features" in set(TRACKS.keys()):
         kept = [(bank.conditioning | bank.tracked)[t].memory for t in range(case.frames)]
         stored = torch.stack([memory.features for memory in kept if memory is not None])
         TRACKS.check(f"{name}/maskmem_features", stored, case.atol)
