@@ -140,6 +140,8 @@ class VideoScores:
     protocol: Protocol = Protocol()
     split: str = ""
     """Digest of the data set that was scored."""
+    given: str = ""
+    """What the predictions were made from; empty for masks of unknown origin."""
 
     @property
     def objects(self) -> tuple[ObjectScore, ...]:

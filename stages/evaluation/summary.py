@@ -116,7 +116,7 @@ def _video_summary(scores: VideoScores) -> VideoSummary:
         f=scores.f,
         presence=scores.presence,
         objects=len(scores.objects),
-        protocol=str(scores.protocol),
+        protocol="; ".join(filter(None, (scores.given, str(scores.protocol)))),
         split=scores.split,
         sequences={video.name: video.jf for video in scores.videos if video.objects},
         jf_returned=scores.jf_returned,

@@ -1,0 +1,135 @@
+"""What a report is made of, and the story its numbers tell. No drawing here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.evaluation.summary import Summary
+
+NOTICEABLE = 0.01
+"""A change of mIoU below this is not called a loss."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over the steps of one stage."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One trained stage: what it reached, what it cost, and where its weights are."""
+
+    name: str
+    summary: Summary
+    seconds: float = 0.0
+    step: int = 0
+    checkpoint: str = ""
+    """Where the weights are; empty when the stage kept none."""
+    sha256: str = ""
+    """Digest of that checkpoint."""
+    input_sha256: str = ""
+    """Digest of the checkpoint it started from; empty when it started from scratch."""
+    curves: tuple[Curve, ...] = ()
+
+    @property
+    def miou(self) -> float | None:
+        """Mean IoU after one click, 0 to 1."""
+        return self.summary.image.miou.get(1) if self.summary.image else None
+
+    @property
+    def jf(self) -> float | None:
+        """Video J&F, percent."""
+        return self.summary.video.jf if self.summary.video else None
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A picture worth showing: a best, a worst, a typical one."""
+
+    title: str
+    caption: str
+    picture: np.ndarray
+    """uint8 [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows."""
+
+    run: str
+    recipe: str
+    stages: tuple[StageRow, ...]
+    description: str = ""
+    untrained: Summary | None = None
+    """The network before its first step; the first stage's change is against it."""
+    repeated: Summary | None = None
+    """The baseline that repeats the first mask of each object."""
+    cases: tuple[Case, ...] = ()
+    film: Path | None = None
+    """MP4 or GIF."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved recipe."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Short facts for the head of the page: model, seed, machine, date."""
+
+
+def story(data: ReportData) -> str:
+    """What the stages did to each other, in one sentence made of their numbers."""
+    clauses = [clause for clause in (_trade(data.stages), _outcome(data)) if clause]
+    text = "; ".join(clauses)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def stage_title(name: str) -> str:
+    """`video_train` as a reader says it."""
+    return name.replace("_", " ").replace(".", " ")
+
+
+def _trade(stages: Sequence[StageRow]) -> str:
+    """What learning video cost pictures, and whether a later stage won it back."""
+    measured = [(row, row.miou) for row in stages if row.miou is not None]
+    if len(measured) < 2:
+        return ""
+    falls = [before[1] - after[1] for before, after in pairwise(measured)]
+    worst = int(np.argmax(falls))
+    (before, high), (after, low) = measured[worst], measured[worst + 1]
+    if falls[worst] < NOTICEABLE:
+        start, end = measured[0][1], measured[-1][1]
+        return f"no stage unlearned pictures: mIoU@1 went from {start:.2f} to {end:.2f}"
+    text = f"{stage_title(after.name)} "
+    if before.jf is not None and after.jf is not None:
+        text += f"moved J&F by {after.jf - before.jf:+.1f} and "
+    text += f"cost {falls[worst]:.2f} of mIoU@1 ({high:.2f} → {low:.2f})"
+    if worst + 2 == len(measured):
+        return text
+    last, end = measured[-1]
+    share = (end - low) / falls[worst]
+    if share >= 1:
+        return f"{text}, all of which {stage_title(last.name)} won back ({end:.2f})"
+    if share < 0.1:
+        return f"{text}, which {stage_title(last.name)} did not win back ({end:.2f})"
+    return f"{text}, of which {stage_title(last.name)} won back {share:.0%} ({end:.2f})"
+
+
+def _outcome(data: ReportData) -> str:
+    """Where the last stage stands against repeating the first mask."""
+    scored = [row for row in data.stages if row.jf is not None]
+    if not scored:
+        return ""
+    jf = scored[-1].jf or 0.0
+    text = f"on held-out video the run ends at J&F {jf:.1f}"
+    if data.repeated is None or data.repeated.video is None:
+        return text
+    ahead = jf - data.repeated.video.jf
+    side = "above" if ahead >= 0 else "below"
+    return f"{text}, {abs(ahead):.1f} points {side} repeating the first mask"
