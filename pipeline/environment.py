@@ -35,3 +35,11 @@ def free_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         return os.cpu_count() or 1
+
+
+def env_rank() -> int:
+    """The rank this process was started with; 0 where there is only one. Needs no torch."""
+    for name in ("SUBMITIT_LOCAL_GLOBALID", "RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0

@@ -129,3 +129,17 @@ def preempted(folder: str) -> tuple[int, int]:
         time.sleep(0.05)
         check_stop()
     return life, os.getpid()
+
+
+def two_lives(folder: str) -> str:
+    """The first life goes on until it is asked to stop, the second ends by itself."""
+    life = len(list(Path(folder).glob("life-*")))
+    Path(folder, f"life-{life}").touch()
+    for _ in range(1000 if life == 0 else 1):
+        try:
+            check_stop()
+        except Exception:
+            Path(folder, f"saved-{life}").touch()
+            raise
+        time.sleep(0.1)
+    return f"life {life}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import require_free_port, run_cli
+from pipeline.environment import env_rank
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import Progress, ProgressWriter, duration_text, read_progress
 
@@ -63,10 +64,21 @@ def test_texts() -> None:
     assert progress.text == "step 120/900, loss 0.413, 4.9 step/s, 2:39 left"
 
 
+def test_the_rank_is_known_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SUBMITIT_LOCAL_GLOBALID", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert env_rank() == 0
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert env_rank() == 3
+
+
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("settings config schema storage progress stop job cli tracking errors", "torch"),
+        (
+            "settings config schema storage progress stop job cli tracking errors environment",
+            "torch",
+        ),
         ("launch", "torch"),
         (
             "loop optim checkpoint distributed",

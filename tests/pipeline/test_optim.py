@@ -1,11 +1,13 @@
 """Groups and rates follow the facts of the released training (decay, layer decay, schedules)."""
 
+import doctest
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline import optim
 from pipeline.errors import ConfigError
 from pipeline.optim import build_optimizer, freeze, multiplier
 from pipeline.settings import GroupConfig, OptimConfig, ScheduleConfig
@@ -128,3 +130,7 @@ def test_patterns_that_match_nothing_are_mistakes() -> None:
     freeze(model, ["*"])
     with pytest.raises(ConfigError, match="nothing is left to train"):
         build_optimizer(model, OptimConfig(lr=1), 1)
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    assert doctest.testmod(optim).failed == 0
