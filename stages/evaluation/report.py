@@ -68,7 +68,7 @@ def write_report(data: ReportData, path: str | Path) -> Path:
         columns=COLUMNS,
         table=_table(data),
         protocols=_protocols(data),
-        stages_svg=stages_svg(data),
+        stages_svg=stages_svg(data) if len(_measured(data)) > 1 else "",
         curves=[(row.name, [curve_svg(curve) for curve in row.curves]) for row in data.stages],
         sequences=_sequences(data),
         cases=[(case.title, case.caption, picture_url(case.picture)) for case in data.cases],
@@ -149,6 +149,12 @@ def _tiles(data: ReportData) -> list[Tile]:
     if seconds:
         tiles.append(Tile(time_text(seconds), "training", f"{len(data.stages)} stages"))
     return tiles
+
+
+def _measured(data: ReportData) -> list[Summary]:
+    """The evaluations of the network that found something, in the order of the stages."""
+    found = ([data.untrained] if data.untrained else []) + [row.summary for row in data.stages]
+    return [summary for summary in found if summary.image is not None or summary.video is not None]
 
 
 def _sequences(data: ReportData) -> tuple[list[Bar], list[Bar], int]:

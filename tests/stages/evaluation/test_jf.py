@@ -1,6 +1,8 @@
 """J and F of masks in memory."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,13 @@ def test_sparse_annotation_and_unseen_objects():
     assert score.objects[0].object_id == 7
     assert score.unscored == (9,)
     assert score.jf == 100.0
+
+
+def test_scoring_and_reporting_need_no_torch():
+    modules = "jf folders summary report overlays media"
+    lines = [f"import stages.evaluation.{name}" for name in modules.split()]
+    code = "; ".join([*lines, "import sys", "sys.exit('torch' in sys.modules)"])
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_means_are_over_objects_not_videos():

@@ -1,0 +1,199 @@
+"""The report: what it says about the numbers, and that it stands alone."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError
+from stages.evaluation.image import ImageScores
+from stages.evaluation.jf import Protocol, VideoScores, score_video
+from stages.evaluation.media import write_video
+from stages.evaluation.report import time_text, write_report
+from stages.evaluation.report_data import Case, Curve, ReportData, StageRow, story
+from stages.evaluation.summary import (
+    ImageSummary,
+    Summary,
+    VideoSummary,
+    read_summary,
+    summarise,
+    write_summary,
+)
+
+
+def summary(miou: float | None, jf: float | None) -> Summary:
+    image = video = None
+    if miou is not None:
+        image = ImageSummary({1: miou, 3: miou + 0.1}, 10, 25, "clicks", "a" * 64)
+    if jf is not None:
+        sequences = {"swan": jf + 5, "<b>goat</b>": jf - 5}
+        video = VideoSummary(jf, jf - 1, jf + 1, 90.0, 4, "first masks", "b" * 64, sequences)
+    return Summary(image, video)
+
+
+@pytest.fixture
+def data(tmp_path) -> ReportData:
+    frames = [np.full((32, 48, 3), value, np.uint8) for value in range(0, 200, 20)]
+    curves = (Curve("loss", range(100), np.linspace(5, 1, 100)), Curve("mIoU", [0, 50], [0.1, 0.5]))
+    return ReportData(
+        run="smoke",
+        recipe="smoke",
+        stages=(
+            StageRow(
+                "image_pretrain", summary(0.53, 12.0), 250, 900, "pre.pt", "1" * 64, "", curves
+            ),
+            StageRow("video_train", summary(0.22, 55.0), 400, 1600, "vid.pt", "2" * 64, "1" * 64),
+            StageRow("joint_train", summary(0.49, 60.0), 3660, 800, "joint.pt", "3" * 64, "2" * 64),
+        ),
+        description="Pictures, then video, then both.",
+        untrained=summary(0.05, 4.0),
+        repeated=summary(None, 30.0),
+        cases=(Case("Best: swan", "J&F 65", frames[0]),),
+        film=write_video(frames, tmp_path / "film.mp4"),
+        config={"seed": 3, "note": "</pre><script>alert(1)</script>"},
+        facts={"model": "micro"},
+    )
+
+
+def test_story_of_forgetting_and_recovery(data):
+    assert story(data) == (
+        "Video train moved J&F by +43.0 and cost 0.31 of mIoU@1 (0.53 → 0.22), "
+        "of which joint train won back 87% (0.49); "
+        "on held-out video the run ends at J&F 60.0, 30.0 points above repeating the first mask."
+    )
+
+
+@pytest.mark.parametrize(
+    ("mious", "said"),
+    [
+        ([0.5, 0.2, 0.6], "all of which c won back (0.60)"),
+        ([0.5, 0.2, 0.21], "which c did not win back (0.21)"),
+        ([0.5, 0.2], "cost 0.30 of mIoU@1 (0.50 → 0.20); on"),
+        ([0.5, 0.5, 0.6], "no stage unlearned pictures: mIoU@1 went from 0.50 to 0.60"),
+    ],
+)
+def test_other_stories(mious, said):
+    stages = tuple(StageRow(n, summary(m, 20.0)) for n, m in zip("abc", mious, strict=False))
+    text = story(ReportData("r", "r", stages, repeated=summary(None, 30.0)))
+    assert said.lower() in text.lower()
+    assert "10.0 points below repeating" in text
+
+
+def test_story_without_pictures_or_without_anything():
+    only_video = ReportData("r", "r", (StageRow("finetune", summary(None, 71.5)),))
+    assert story(only_video) == "On held-out video the run ends at J&F 71.5."
+    assert story(ReportData("r", "r", (StageRow("finetune", Summary()),))) == ""
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, and the visible text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [
+            value or "" for name, value in attrs if name in ("src", "href", "poster", "srcset")
+        ]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_report_stands_alone_and_says_what_it_should(data, tmp_path):
+    path = write_report(data, tmp_path / "out" / "report.html")
+    html = path.read_text(encoding="utf-8")
+    page = Page()
+    page.feed(html)
+    assert all(ref.startswith(("data:", "#")) for ref in page.references)
+    assert "@import" not in html
+    assert not re.findall(r"url\((?!#)", html)
+    assert "script" not in page.tags
+    assert "video" in page.tags
+    text = " ".join(" ".join(page.text).split())
+    for part in (
+        "untrained network",
+        "first mask repeated",
+        "−0.310",
+        "+43.0",
+        "split aaaaaaaaaaaa",
+        "split bbbbbbbbbbbb",
+        "1 h 1 min",
+        "<b>goat</b>",
+        "started from scratch",
+        "started from 2222222222222222",
+        "alert(1)",
+    ):
+        assert part in text, part
+    assert html.count("<svg") == 3
+    assert "currentColor" in html
+    assert "prefers-color-scheme" in html
+    ids = re.findall(r'<(?:path|clipPath|g|symbol)[^>]* id="([mp][0-9a-f]{10})"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_report_with_little_to_show(tmp_path):
+    rows = (StageRow("finetune", summary(None, 71.5)),)
+    text = write_report(ReportData("r", "finetune", rows), tmp_path / "r.html").read_text()
+    assert "71.5" in text
+    assert "Best and worst" not in text
+    assert "<video" not in text
+    write_report(ReportData("r", "finetune", (StageRow("a", Summary()),)), tmp_path / "e.html")
+
+
+def test_long_lists_of_sequences_show_both_ends(data, tmp_path):
+    video = data.stages[-1].summary.video
+    assert video is not None
+    many = replace(video, sequences={f"clip-{i:03d}": float(i) for i in range(100)})
+    row = replace(data.stages[-1], summary=Summary(None, many))
+    html = write_report(replace(data, stages=(row,)), tmp_path / "r.html").read_text()
+    assert "76 more between these and the last 12" in html
+    assert "clip-099" in html
+    assert "clip-000" in html
+    assert "clip-050" not in html
+
+
+def test_times():
+    assert [time_text(t) for t in (3.4, 60, 200, 3600, 7500)] == [
+        "3 s",
+        "1 min",
+        "3 min 20 s",
+        "1 h",
+        "2 h 5 min",
+    ]
+
+
+def test_summaries_survive_the_disk(tmp_path):
+    truth = np.zeros((5, 1, 20, 20), bool)
+    truth[:, 0, 4:12, 4:12] = True
+    video = score_video(truth, truth, name="v")
+    images = ImageScores(("a", "a", "b"), np.array([[0.1, 0.2, 0.3]] * 3), "s1")
+    found = summarise(images, VideoScores((video,), Protocol(), "s2", "given"))
+    write_summary(tmp_path / "summary.json", found)
+    assert read_summary(tmp_path / "summary.json") == found
+    assert found.metrics() == {
+        "image/miou@1": pytest.approx(0.1),
+        "image/miou@2": pytest.approx(0.2),
+        "image/miou@3": pytest.approx(0.3),
+        "video/jf": 100.0,
+        "video/j": 100.0,
+        "video/f": 100.0,
+        "video/presence": 100.0,
+    }
+    assert found.video is not None
+    assert found.video.protocol.startswith("given; objects counted from first sight (SA-V)")
+    assert Summary().metrics() == {}
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"image": 3, "video": null}', "[]"])
+def test_broken_summary_is_named(tmp_path: Path, content):
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(DataError, match=r"s\.json is not an evaluation summary"):
+        read_summary(tmp_path / "s.json")
