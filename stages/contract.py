@@ -107,7 +107,9 @@ def read_spec(path: str | Path) -> StageSpec:
     try:
         return StageSpec(**values, input=CheckpointRef(**reference) if reference else None)
     except TypeError as error:
-        raise StageError(f"{path} is not a stage spec ({error}); delete the folder and run again") from error
+        raise StageError(
+            f"{path} is not a stage spec ({error}); delete the folder and run again"
+        ) from error
 
 
 def write_result(folder: str | Path, result: StageResult) -> None:
@@ -125,7 +127,9 @@ def read_result(folder: str | Path, key: str | None = None) -> StageResult | Non
     try:
         result = StageResult(**values, checkpoint=CheckpointRef(**reference) if reference else None)
     except TypeError as error:
-        raise StageError(f"{path} is not a stage result ({error}); delete it and run again") from error
+        raise StageError(
+            f"{path} is not a stage result ({error}); delete it and run again"
+        ) from error
     return result if key in (None, result.key) else None
 
 

@@ -1,0 +1,59 @@
+"""Take the annotated frames out of the videos, once, so that training reads pictures instead of decoding films."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from data.extract import ExtractReport, extract_many
+from data.spec import DatasetSpec
+from pipeline.config import parse
+from pipeline.errors import ConfigError, DataError
+from pipeline.progress import ProgressWriter
+from stages.contract import StageResult, StageSpec
+from stages.recipe import ExtractStage
+
+
+def run(spec: StageSpec) -> StageResult:
+    """Extract every video of the data set; what is there and whole already is left alone.
+
+    Raises ConfigError when the data set has no `frames` folder to extract into, DataError naming every broken video.
+    """
+    values = {name: value for name, value in spec.settings.items() if name != "data"}
+    stage = parse(ExtractStage, values, where=spec.name)
+    data = parse(DatasetSpec, spec.settings["data"], where=stage.dataset)
+    if data.format != "sav" or data.frames is None:
+        raise ConfigError(
+            f"datasets.{stage.dataset}: format {data.format}, frames {data.frames}; extraction needs format sav and "
+            "`frames`, the folder to extract into"
+        )
+    videos = sorted(Path(data.root).rglob("*.mp4"))
+    if not videos:
+        raise DataError(
+            f"{data.root} holds no .mp4 file; expected SA-V videos such as sav_000/sav_000001.mp4"
+        )
+    progress = ProgressWriter(spec.folder, len(videos), unit="video")
+
+    def tell(done: int, total: int, latest: ExtractReport) -> None:
+        progress.update(done)
+
+    reports = extract_many(
+        videos, Path(data.frames), stage.every, stage.quality, workers=stage.workers, progress=tell
+    )
+    return StageResult(
+        stage=spec.name,
+        key=spec.key,
+        digest=_digest(reports),
+        metrics={
+            "videos": float(len(reports)),
+            "frames": float(sum(report.frames for report in reports)),
+            "bytes": float(sum(report.bytes for report in reports)),
+        },
+        files={"frames": data.frames},
+    )
+
+
+def _digest(reports: list[ExtractReport]) -> str:
+    """Identity of the extracted frames: videos, frame counts and sizes."""
+    lines = sorted(f"{Path(r.video).name} {r.frames} {r.bytes}" for r in reports)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,178 @@
+"""The end of a run: one page a person likes to open, one film, and the numbers as JSON.
+
+Everything is read from the folders of the stages before; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from data.sources import Dataset, open_dataset
+from data.spec import DatasetSpec
+from pipeline.config import parse
+from pipeline.errors import StageError
+from pipeline.storage import write_json
+from stages.contract import StageResult, StageSpec, read_result, read_spec
+from stages.evaluation.media import write_video
+from stages.evaluation.overlays import Shown, film, strip
+from stages.evaluation.report import write_report
+from stages.evaluation.report_data import Case, Curve, ReportData, StageRow, stage_title
+from stages.evaluation.summary import Summary, read_summary
+from stages.training import open_stage_run
+
+FILM_CLIPS = 3
+"""Clips one below the other in the film."""
+CURVES = ("loss", "loss/focal", "loss/dice", "loss/iou", "loss/object", "lr")
+
+
+def run(spec: StageSpec) -> StageResult:
+    """Write report.html, film.mp4 and results.json into the run's folder."""
+    run_folder = Path(spec.folder).parent
+    names: Sequence[str] = spec.settings["evaluations"]
+    trained = [name.removesuffix(".evaluate") for name in names if not name.startswith("start.")]
+    rows = tuple(_row(run_folder, name) for name in trained)
+    start = run_folder / "start.evaluate"
+    shown = _shown(spec, run_folder, names)
+    data = ReportData(
+        run=spec.settings["run"],
+        recipe=spec.settings["recipe"],
+        description=spec.settings["description"],
+        stages=rows,
+        untrained=_summary(start) if (start / "summary.json").is_file() else None,
+        repeated=_summary(run_folder / names[-1], "baseline.json"),
+        cases=_cases(shown, rows),
+        film=write_video(film(shown[:FILM_CLIPS]), run_folder / "film.mp4", fps=6)
+        if shown
+        else None,
+        config={name: read_spec(run_folder / name / "spec.json").settings for name in trained},
+        facts=_facts(spec, rows),
+    )
+    page = write_report(data, run_folder / "report.html")
+    results = run_folder / "results.json"
+    write_json(results, {row.name: {**row.summary.metrics(), "sha256": row.sha256} for row in rows})
+    files = {"report": str(page), "results": str(results)}
+    if data.film is not None:
+        files["film"] = str(data.film)
+    if rows:
+        files["final weights"] = str(_final_weights(run_folder, trained[-1]))
+    record = open_stage_run(spec)
+    for file in files.values():
+        if Path(file).suffix != ".pt":
+            record.log_artifact(file)
+    record.close()
+    return StageResult(
+        stage=spec.name, key=spec.key, digest=spec.key, files=files, run_id=record.run_id
+    )
+
+
+def _row(run_folder: Path, name: str) -> StageRow:
+    """A trained stage with what its evaluation found."""
+    result = read_result(run_folder / name)
+    if result is None or result.checkpoint is None:
+        raise StageError(
+            f"{run_folder / name} has no result; run the stage {name} before the report"
+        )
+    given = read_spec(run_folder / name / "spec.json").input
+    return StageRow(
+        name=name,
+        summary=_summary(run_folder / f"{name}.evaluate"),
+        seconds=result.seconds,
+        step=result.step,
+        checkpoint=result.checkpoint.uri,
+        sha256=result.checkpoint.sha256,
+        input_sha256=given.sha256 if given else "",
+        curves=_curves(run_folder / name / "metrics.jsonl"),
+    )
+
+
+def _summary(folder: Path, name: str = "summary.json") -> Summary:
+    return read_summary(folder / name)
+
+
+def _curves(path: Path) -> tuple[Curve, ...]:
+    """What the training loop logged, the last word counting where a step was taken twice."""
+    if not path.is_file():
+        return ()
+    points: dict[int, Mapping[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # a line cut by a kill; its step was logged again
+            continue
+        points[row["step"]] = row["values"]
+    steps = sorted(points)
+    return tuple(
+        Curve(name, steps, [points[step].get(name, float("nan")) for step in steps])
+        for name in CURVES
+        if steps and name in points[steps[-1]]
+    )
+
+
+def _shown(spec: StageSpec, run_folder: Path, evaluations: Sequence[str]) -> list[Shown]:
+    """The clips whose masks every evaluation kept, with the answers of each stage."""
+    if spec.settings["videos"] is None:
+        return []
+    dataset = open_dataset(parse(DatasetSpec, spec.settings["videos"], where="videos"))
+    shown = []
+    for index, name in enumerate(dataset.names):
+        answers: dict[str, np.ndarray] = {}
+        for evaluation in evaluations:
+            file = run_folder / evaluation / "masks" / f"{name}.npz"
+            if file.is_file() and not evaluation.startswith("start."):
+                answers[stage_title(evaluation.removesuffix(".evaluate"))] = _unpacked(file)
+        if answers:
+            shown.append(_clip(dataset, index, answers))
+    return shown
+
+
+def _clip(dataset: Dataset, index: int, answers: Mapping[str, np.ndarray]) -> Shown:
+    clip = dataset.load(index)
+    return Shown(clip.name, clip.frames, clip.masks, answers)
+
+
+def _unpacked(file: Path) -> np.ndarray:
+    with np.load(file) as stored:
+        shape = stored["shape"]
+        return np.unpackbits(stored["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def _cases(shown: Sequence[Shown], rows: Sequence[StageRow]) -> tuple[Case, ...]:
+    """A strip of every kept clip, the best of the last stage first."""
+    video = rows[-1].summary.video if rows else None
+    scores = video.sequences if video else {}
+    ordered = sorted(shown, key=lambda clip: -scores.get(clip.name, float("-inf")))
+    cases = []
+    for place, clip in enumerate(ordered):
+        word = "best" if place == 0 else "worst" if place == len(ordered) - 1 else "clip"
+        score = (
+            f"J&F {scores[clip.name]:.1f} after {stage_title(rows[-1].name)}"
+            if clip.name in scores
+            else ""
+        )
+        cases.append(Case(f"{clip.name} ({word} of {len(ordered)} shown)", score, strip(clip)))
+    return tuple(cases)
+
+
+def _facts(spec: StageSpec, rows: Sequence[StageRow]) -> dict[str, str]:
+    model = spec.settings["model"]
+    return {
+        "model": f"SAM {model['version']} {model['preset']}, {model['image_size']} px",
+        "seed": str(spec.settings["seed"]),
+        "steps": " + ".join(str(row.step) for row in rows),
+        "date": date.today().isoformat(),
+    }
+
+
+def _final_weights(run_folder: Path, last: str) -> Path:
+    """A copy of the last stage's weights beside the report, where a person looks for it."""
+    target = run_folder / "final.pt"
+    temporary = target.with_suffix(".part")
+    shutil.copyfile(run_folder / last / "model.pt", temporary)
+    temporary.replace(target)
+    return target

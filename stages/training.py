@@ -1,0 +1,220 @@
+"""What all training stages share: build the parts, train, record, hand the weights over.
+
+`train` reads as the stage: network, data, optimiser, loop. Its checkpoints live in the stage's folder and continue
+where they stopped; what travels to the next stage is one file of weights in the released format, published in MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.mixture import TrainingClips, loader
+from data.sources import open_dataset
+from data.spec import DatasetSpec
+from model.config import preset
+from model.sam2 import SAM2, build_sam2
+from model.weights import load_checkpoint, save_checkpoint
+from pipeline import checkpoint, distributed
+from pipeline.board import Board
+from pipeline.checkpoint import TrainState
+from pipeline.config import parse
+from pipeline.distributed import World
+from pipeline.errors import ConfigError
+from pipeline.loop import Hooks, StepLog, fit
+from pipeline.optim import build_optimizer, freeze
+from pipeline.progress import ProgressWriter
+from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoint
+from stages.clip_task import ClipTask
+from stages.contract import CheckpointRef, StageResult, StageSpec
+from stages.overlay import training_picture
+from stages.recipe import ModelChoice, TrainStage
+
+PICTURES = 4
+"""Overlay pictures drawn for TensorBoard over a stage."""
+
+
+def train(spec: StageSpec) -> StageResult | None:
+    """Run, or continue, the training stage `spec`; rank 0 returns its published weights."""
+    stage = parse(TrainStage, spec.settings["stage"], where=spec.name)
+    seed, folder = int(spec.settings["seed"]), Path(spec.folder)
+    world = distributed.init()
+    clips = TrainingClips(
+        {
+            name: open_dataset(parse(DatasetSpec, values, where=name))
+            for name, values in spec.settings["data"].items()
+        },
+        mixture=stage.mixture,
+        sampling=stage.sampling,
+        augment=stage.augment,
+        image_size=spec.settings["model"]["image_size"],
+        seed=seed,
+    )
+    model = build_model(spec, drop_path=stage.drop_path).to(world.device).train()
+    freeze(model, stage.freeze)
+    optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model))
+    state = TrainState(model, optimizer, rates)
+    checkpoint.resume(state, folder / "checkpoints", world)
+
+    task = ClipTask(
+        model, stage.prompts, stage.loss, seed=seed, world=world, precision=stage.precision
+    )
+    batches = loader(
+        clips,
+        start_step=state.step * stage.loop.accumulate,
+        stop_step=stage.steps * stage.loop.accumulate,
+        rank=world.rank,
+        world=world.size,
+        workers=stage.workers,
+    )
+    log = StageLog(spec, world, total=stage.steps, start=state.step)
+    hooks = Hooks(
+        log=log.step, every=[(max(1, stage.steps // PICTURES), log.picture_of(task, clips))]
+    )
+    status = "KILLED"
+    try:
+        fit(
+            task,
+            batches,
+            state,
+            stage.loop,
+            total=stage.steps,
+            clip=stage.optim.clip,
+            folder=folder / "checkpoints",
+            seed=seed,
+            world=world,
+            hooks=hooks,
+        )
+        result = hand_over(spec, state, log.run) if log.run is not None else None
+        status = "FINISHED"
+    finally:
+        log.close(status)
+        distributed.shutdown()
+    return result
+
+
+def build_model(spec: StageSpec, drop_path: float = 0.0) -> SAM2:
+    """The network of the recipe with the weights of `spec.input`, or freshly initialised from the seed."""
+    choice = parse(ModelChoice, spec.settings["model"], where="model")
+    config = preset(choice.preset, choice.image_size, version=choice.version, drop_path=drop_path)
+    torch.manual_seed(int(spec.settings["seed"]))
+    model = build_sam2(config)
+    if spec.input is not None:
+        cache = Path(spec.folder) / "input"
+        file = fetch_checkpoint(
+            spec.input.uri, spec.input.sha256, cache, str(spec.tracking.get("uri", ""))
+        )
+        load_checkpoint(model, file)
+    return model
+
+
+def layers_above(model: SAM2) -> Any:
+    """For layer decay: how many trunk layers lie above a parameter; position maps and the rest count none.
+
+    The reference counts the patch embedding as layer 0 and block k as layer k + 1 of blocks + 1.
+    """
+    blocks = sum(model.config.trunk.depths)
+
+    def above(name: str) -> int:
+        inner = name.removeprefix("image_encoder.trunk.")
+        if inner == name or "pos_embed" in inner:
+            return 0
+        layer = int(inner.split(".")[1]) + 1 if inner.startswith("blocks.") else 0
+        return blocks + 1 - layer
+
+    return above
+
+
+def require_kinds(spec: StageSpec, wanted: set[str]) -> None:
+    """Raise ConfigError unless the data sets of `spec` are exactly of the `wanted` kinds."""
+    kinds = {
+        name: parse(DatasetSpec, values, where=name).kind
+        for name, values in spec.settings["data"].items()
+    }
+    if set(kinds.values()) != wanted:
+        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
+        raise ConfigError(
+            f"stages.{spec.name}.datasets: found {found}; a {spec.kind} stage needs {' and '.join(sorted(wanted))} data"
+        )
+
+
+class StageLog:
+    """Where a training stage says how it goes: progress file, TensorBoard, MLflow. Silent off rank 0."""
+
+    def __init__(self, spec: StageSpec, world: World, total: int, start: int) -> None:
+        self.spec, self.world = spec, world
+        self.folder = Path(spec.folder)
+        self.run: Run | None = None
+        if not world.is_first:
+            return
+        self.progress = ProgressWriter(self.folder, total, start=start)
+        self.board = Board(self.folder / "tensorboard", start)
+        self.run = open_stage_run(spec)
+
+    def step(self, log: StepLog) -> None:
+        """Record what the loop says."""
+        assert self.run is not None
+        self.progress.update(log.step, log.metrics.get("loss"), log.metrics)
+        self.board.scalars(log.step, log.metrics)
+        self.run.log_metrics(log.step, log.metrics)
+
+    def picture_of(self, task: ClipTask, clips: TrainingClips) -> Any:
+        """A hook that draws the network's answers on one training batch."""
+
+        def draw(state: TrainState) -> None:
+            if self.world.is_first:
+                self.board.image("training", training_picture(task, clips, state.step), state.step)
+
+        return draw
+
+    def close(self, status: str) -> None:
+        """End the MLflow run as `status` and flush the curves."""
+        if self.run is not None:
+            self.board.close()
+            self.run.close(status)
+
+
+def open_stage_run(spec: StageSpec) -> Run:
+    """The MLflow run of this stage, found again by its key when the stage is continued."""
+    return open_run(
+        str(spec.tracking.get("uri", "")),
+        str(spec.tracking.get("experiment", "sam2")),
+        spec.name,
+        spec.key,
+        folder=spec.folder,
+        parent=spec.tracking.get("parent") or None,
+        params=_flat(spec.settings),
+        tags={"stage": spec.name, "kind": spec.kind},
+    )
+
+
+def hand_over(spec: StageSpec, state: TrainState, run: Run) -> StageResult:
+    """Publish the weights and describe them."""
+    file = Path(spec.folder) / "model.pt"
+    save_checkpoint(state.model, file)
+    uri, digest = publish_checkpoint(run, file, file.name)
+    return StageResult(
+        stage=spec.name,
+        key=spec.key,
+        digest=digest,
+        checkpoint=CheckpointRef(uri, digest, spec.name, state.step, run.run_id),
+        metrics={"steps": state.step, "skipped": state.skipped},
+        files={"weights": str(file)},
+        run_id=run.run_id,
+        step=state.step,
+    )
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names, for MLflow's parameter table."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{where}.{name}" if where else str(name)
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, key))
+        else:
+            flat[key] = value
+    return flat
