@@ -1,9 +1,12 @@
-"""A training step has the reference's losses, clicks and gradients (dropout off, clicks at centres)."""
+"""A training step has the reference's losses, clicks and gradients.
+
+Dropout is off and clicks fall at centres, as in the run that made the file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ class Case:
     plan: PromptPlan
     clips: tuple[int, ...]
     """For each object, its clip."""
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = field(default_factory=LossConfig)
     train: bool = True
 
 
