@@ -17,7 +17,7 @@ import submitit
 from submitit.local.local import LocalJob
 
 from pipeline.backends import Attempt, Handle, import_environment
-from pipeline.environment import QUIET, free_cores
+from pipeline.environment import free_cores
 from pipeline.errors import StageError
 from pipeline.job import HEARTBEAT_FILE, Job, is_alive
 from pipeline.settings import LaunchConfig
@@ -81,7 +81,6 @@ class LocalBackend(Attempt):
         threads = self.config.threads or max(1, free_cores() // tasks)
         executor = _SessionExecutor(job.logs)
         executor.environment = {
-            **QUIET,
             "OMP_NUM_THREADS": str(threads),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),

@@ -85,7 +85,7 @@ def _build_mapping(kind: Any, value: Any, where: str, mistakes: list[str]) -> An
         before = len(mistakes)
         entries[str(key)] = _build(kind, item, _at(where, key), mistakes)
         others = [str(other) for other in value if other != key]
-        if len(mistakes) > before and (near := difflib.get_close_matches(str(key), others, n=1)):
+        if len(mistakes) > before and (near := _near(str(key), others)):
             mistakes[before] += f" (did you mean {near[0]!r} instead of {str(key)!r}?)"
     return _BAD if any(item is _BAD for item in entries.values()) else entries
 
@@ -237,14 +237,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the nearest of `known` names, or the list of them when none is
     near."""
     names = sorted(str(item) for item in known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    near = (
-        near
-        or [item for item in names if name and (item.startswith(name) or name.startswith(item))][:3]
-    )
+    near = _near(name, names)
     if near:
         return f"; did you mean {' or '.join(repr(item) for item in near)}?"
     if not names:
         return ""
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return f"; expected one of: {shown}"
+
+
+def _near(name: str, names: list[str]) -> list[str]:
+    """Up to three names that resemble `name`, or that it begins."""
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return alike or [item for item in names if name and item.startswith(name)][:3]

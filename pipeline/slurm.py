@@ -10,7 +10,6 @@ from typing import Any
 import submitit
 
 from pipeline.backends import Attempt, Handle, import_environment
-from pipeline.environment import QUIET
 from pipeline.errors import ConfigError, StageError
 from pipeline.job import Job
 from pipeline.settings import LaunchConfig
@@ -33,7 +32,7 @@ class SlurmBackend(Attempt):
     def submit(self, job: Job, name: str) -> str:
         """Hand the job to sbatch."""
         config, self.asked = self.config, 0.0
-        exports = {**QUIET, **import_environment()}
+        exports = import_environment()
         if config.threads:
             exports["OMP_NUM_THREADS"] = str(config.threads)
         parameters: dict[str, Any] = {

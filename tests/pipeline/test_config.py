@@ -84,7 +84,7 @@ def test_files_and_words_become_dataclasses(configs: Path) -> None:
         ("seed=1.5", ["seed", "1.5", "a whole number"]),
         ("optim.betas=[1]", ["optim.betas", "a list of 2"]),
         ("stages.video.kind=vidoe", ["stages.video.kind", "'vidoe'", "'video'"]),
-        ("stages.vid.steps=5", ["did you mean 'video' instead of 'vid'"]),
+        ("stages.v.steps=5", ["did you mean 'video' instead of 'v'"]),
         ("stages.vdeo.steps=5", ["stages.vdeo.kind", "no value", "'video'"]),
         ("launch.launcher=Slurm", ["launch.launcher", "'slurm'"]),
         ("launch.nodes=2", ["launch.nodes", "expected 1"]),
