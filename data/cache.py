@@ -30,6 +30,12 @@ class ByteCache:
         self.put(key, value, size(value))
         return value
 
+    def clear(self) -> None:
+        """Forget everything, as when files have changed."""
+        with self._lock:
+            self._entries.clear()
+            self.used = 0
+
     def peek(self, key: Hashable) -> Any | None:
         """The value of `key`, or None."""
         with self._lock:

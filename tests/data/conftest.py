@@ -1,0 +1,30 @@
+"""A world just large enough to read every format from it."""
+
+from pathlib import Path
+
+import pytest
+
+from data.cache import SHARED
+from data.world.spec import WorldSpec
+from data.world.world import make_world
+
+SPEC = WorldSpec(
+    train_images=7,
+    val_images=3,
+    train_videos=3,
+    val_videos=2,
+    davis_train_videos=1,
+    frames=28,
+    width=96,
+    height=64,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory) -> Path:
+    return make_world(SPEC, tmp_path_factory.mktemp("tiny") / "world", workers=1).root
+
+
+@pytest.fixture(autouse=True)
+def _cold_cache():
+    SHARED.clear()
