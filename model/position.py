@@ -51,9 +51,10 @@ def sine_times(times: Sequence[float], channels: int, device: torch.device) -> T
 
 @lru_cache(maxsize=32)
 def rotations(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Rotary position table of a grid in raster order: complex64 [height * width, channels / 2].
+    """Rotary position table of a grid in raster order: float32 [height * width, channels / 2, 2].
 
-    Adjacent channels form a complex number. The first half of these turn with x, the second with y.
+    Adjacent channels form a complex number, and so does the last dimension here. The first half of
+    these turn with x, the second with y.
     """
     with torch.inference_mode(False):
         quarter = channels // 4
@@ -62,11 +63,11 @@ def rotations(height: int, width: int, channels: int, device: torch.device) -> T
         x = (cell % width).float()[:, None] * frequency
         y = (cell // width).float()[:, None] * frequency
         angle = torch.cat([x, y], dim=1)
-        return torch.polar(torch.ones_like(angle), angle).to(device)
+        return _constant(torch.stack([angle.cos(), angle.sin()], dim=2), device)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of x [..., L, D] by a table [L', D/2], repeated when L = k L'.
+    """Turn adjacent channel pairs of x [..., L, D] by a table [L', D/2, 2], repeated when L = k L'.
 
     Complex arithmetic is several times faster when eager, but the compiler has no code for it.
     """
@@ -75,14 +76,14 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         turned = _rotate_real(pairs, table)
     else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * table)
+        numbers = torch.view_as_complex(pairs.contiguous()) * torch.view_as_complex(table)
+        turned = torch.view_as_real(numbers)
     return turned.reshape(x.shape).to(x.dtype)
 
 
 def _rotate_real(pairs: Tensor, table: Tensor) -> Tensor:
     """The complex product written out: pairs [..., L, D/2, 2]."""
-    turn = torch.view_as_real(table)
-    cos, sin = turn[..., 0], turn[..., 1]
+    cos, sin = table.unbind(-1)
     real, imaginary = pairs.unbind(-1)
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
 

@@ -70,18 +70,27 @@ class SAM2(nn.Module):
         return frames.float() * scale + shift
 
     def encode(self, images: Tensor) -> ImageFeatures:
-        """See B images: normalised float [B, 3, S, S] to features, once per image."""
+        """See B images: normalised float [B, 3, S, S] to features, once per image.
+
+        Raises ValueError for another size than the configuration's, on which points depend.
+        """
+        side = self.config.image_size
+        if images.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"images are {list(images.shape)}, expected [B, 3, {side}, {side}]: resize them, or "
+                f"build the network with image_size={images.shape[-1]}"
+            )
         decoder = self.sam_mask_decoder
         stages = self.image_encoder.trunk(images)
         neck = self.image_encoder.neck
         s16 = neck.coarse(stages)
-        side = s16.shape[-2:]
+        height, width = s16.shape[-2:]
         return ImageFeatures(
             s4=neck.fine(stages, 0, decoder.conv_s0),
             s8=neck.fine(stages, 1, decoder.conv_s1),
             s16=s16,
-            position=sine_map(*side, self.config.hidden, s16.device).to(s16.dtype),
-            grid=self.sam_prompt_encoder.grid(*side),
+            position=sine_map(height, width, self.config.hidden, s16.device).to(s16.dtype),
+            grid=self.sam_prompt_encoder.grid(height, width),
         )
 
     def unconditioned(self, features: ImageFeatures) -> Tensor:

@@ -15,13 +15,12 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from model.config import PRESETS, SAM2Config
+from model.config import PRESETS, SAM2Config, Version, preset
 from model.sam2 import SAM2
 from pipeline.errors import CheckpointError
 
 SHOWN = 3
 """How many names of each kind an error lists."""
-WIDTH_ENTRY = "image_encoder.trunk.patch_embed.proj.weight"
 V21_ENTRY = "no_obj_embed_spatial"
 
 
@@ -74,19 +73,14 @@ def differences(weights: Mapping[str, Tensor], model: SAM2) -> str:
 
 def identify(weights: Mapping[str, Tensor]) -> str | None:
     """Which preset and version weights are of, such as "tiny 2.1"; None for none of them."""
-    entry = weights.get(WIDTH_ENTRY)
-    if entry is None:
-        return None
-    blocks = {
-        int(name.split(".")[3])
-        for name in weights
-        if name.startswith("image_encoder.trunk.blocks.")
-    }
-    for name, config in PRESETS.items():
-        if (config.trunk.width, sum(config.trunk.depths)) == (entry.shape[0], len(blocks)):
-            same_hidden = weights["no_mem_embed"].shape[-1] == config.hidden
-            version = "2.1" if V21_ENTRY in weights else "2.0"
-            return f"{name} {version}" if same_hidden else None
+    version: Version = "2.1" if V21_ENTRY in weights else "2.0"
+    for name in PRESETS:
+        with torch.device("meta"):
+            expected = SAM2(preset(name, version=version)).state_dict()
+        if {key: value.shape for key, value in expected.items()} == {
+            key: value.shape for key, value in weights.items()
+        }:
+            return f"{name} {version}"
     return None
 
 
@@ -118,16 +112,29 @@ def _unwrapped(content: object, name: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{name} holds {keys}; expected a dict with the weights under 'model'"
         )
-    strange = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    strange = [key for key, value in weights.items() if not _is_plain(value)]
     if strange:
-        raise CheckpointError(f"{name}: {strange[:SHOWN]} under 'model' are not tensors")
+        raise CheckpointError(
+            f"{name}: {strange[:SHOWN]} under 'model' are not dense tensors of real numbers; "
+            f"expected a state dict as SAM2.state_dict() gives it"
+        )
     return {_bare(str(key)): value for key, value in weights.items()}
+
+
+def _is_plain(value: object) -> bool:
+    """A dense tensor of real numbers with its data: what copying into a parameter never refuses."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.is_floating_point()
+    )
 
 
 def _bare(name: str) -> str:
     """A parameter's name without what DDP (in front) and torch.compile (anywhere) put into it."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while parts[0] == "module":
+    while parts[:1] == ["module"]:
         parts = parts[1:]
     return ".".join(parts)
 

@@ -102,6 +102,11 @@ def test_other_image_sizes(size: int):
     assert outputs[0].shape == (1, 3, size // 4, size // 4)
 
 
+def test_another_image_size_is_named(micro: SAM2):
+    with pytest.raises(ValueError, match=r"expected \[B, 3, 96, 96\].*image_size=64"):
+        micro.encode(torch.zeros(1, 3, 64, 64))
+
+
 def test_works_under_autocast(micro: SAM2):
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -128,7 +128,16 @@ def test_not_a_checkpoint(model: SAM2, tmp_path: Path):
     refused(model, b"hello, this is a text file")
     assert "'model'" in refused(model, as_file([1, 2]))
     assert "'model'" in refused(model, as_file({"state": {}}))
-    assert "not tensors" in refused(model, as_file({"model": {"a": 1}}))
+    assert "not dense tensors" in refused(model, as_file({"model": {"a": 1}}))
+    assert "not expected" in refused(model, as_file({"model": {"module": torch.zeros(1)}}))
+
+
+@pytest.mark.parametrize(
+    "strange", [torch.zeros(1, 64).to_sparse(), torch.zeros(1, 64, device="meta")]
+)
+def test_tensors_that_cannot_be_copied_change_nothing(model: SAM2, other: SAM2, strange: Tensor):
+    weights = dict(other.state_dict()) | {"no_obj_ptr": strange}
+    assert "no_obj_ptr" in refused(model, as_file({"model": weights}))
 
 
 class Malice:
