@@ -150,9 +150,9 @@ class VideoPredictor:
         masks = resized >= 0.5
         rows = _repeat(features, len(masks))
         answer = self.model.adopt_mask(rows, masks)
-        memory = self.model.remember(
-            rows, mask_logits(masks), answer.object_score, from_prompt=True
-        )
+        # Seen through the low-resolution answer, as the reference's predictor remembers it.
+        full = F.interpolate(answer.low, size=(side, side), mode="bilinear", align_corners=False)
+        memory = self.model.remember(rows, full, answer.object_score, from_prompt=False)
         group.bank.keep(position, memory, answer.pointer, conditioning=True)
         return mask_logits(given)[:, 0]
 

@@ -1,0 +1,213 @@
+"""The predictors: the reference's answers for pictures and shown masks, streams, and misuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.image_predictor import ImagePredictor
+from model.memory_bank import MemoryBank
+from model.sam2 import SAM2, build_sam2
+from model.types import Memory
+from model.video_predictor import VideoPredictor, track_video
+from pipeline.errors import DataError
+from tests.golden.reader import Golden
+
+PICTURE = Golden("micro_k_image_predictor.npz")
+VIDEO = Golden("micro_l_video_predictor.npz")
+CASES = [name for name in PICTURE.meta["prompts"] if name != "norm_coords"]
+
+
+@pytest.fixture(scope="module")
+def network() -> SAM2:
+    torch.manual_seed(0)
+    return build_sam2("micro")
+
+
+def prompt(name: str) -> dict[str, Any]:
+    """The stored prompt of one case, for N objects."""
+    stored = PICTURE.meta["prompts"][name]
+    given: dict[str, Any] = {"multimask": stored["multimask_output"]}
+    if "point_coords" in stored:
+        given["points"] = np.array([stored["point_coords"]], np.float32)
+        given["labels"] = np.array([stored["point_labels"]])
+    if "box" in stored:
+        given["boxes"] = np.array(stored["box"], np.float32).reshape(-1, 4)
+    return given
+
+
+@pytest.mark.parametrize("prefix", ["", "dyn/"])
+def test_reference_answers_on_a_picture(micro_golden: SAM2, prefix: str) -> None:
+    predictor = ImagePredictor(micro_golden, stability_fallback=bool(prefix))
+    predictor.set_image(PICTURE.array("in:image"))
+    for case in CASES:
+        key, several = f"{prefix}{case}", case == "boxes2"
+        full, ious, low = predictor.logits(**prompt(case))
+        PICTURE.check(f"{key}/ious", ious if several else ious[0], 1e-4)
+        PICTURE.check(f"{key}/low_res", low if several else low[0], 1e-4)
+        if case == "point_logits":
+            PICTURE.check(f"{key}/logits", full[0], 1e-4)
+        else:
+            found = full > 0
+            assert PICTURE.distance(f"{key}/masks", found if several else found[0]) <= 3
+
+
+def test_an_earlier_answer_can_be_refined(micro_golden: SAM2) -> None:
+    predictor = ImagePredictor(micro_golden, stability_fallback=False)
+    predictor.set_image(PICTURE.array("in:image"))
+    first = predictor.predict(**prompt("point"))
+    given = {**prompt("point"), "multimask": False}
+    again = predictor.predict(**given, mask_input=first.low[:, :1])
+    PICTURE.check("mask_input/low_res", again.low[0], 1e-4)
+    assert first.best().masks.shape == (1, 1, 128, 192)
+
+
+def test_many_objects_at_once_are_answered_one_by_one(network: SAM2) -> None:
+    predictor = ImagePredictor(network)
+    predictor.set_image(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    points = np.array([[[10, 10]], [[30, 20]], [[45, 35]]], np.float32)
+    labels = np.ones((3, 1), np.int64)
+    together = predictor.predict(points, labels)
+    for row in range(3):
+        alone = predictor.predict(points[row, None], labels[row, None])
+        torch.testing.assert_close(together.low[row], alone.low[0], atol=1e-4, rtol=1e-4)
+
+
+def test_misuse_of_the_image_predictor(network: SAM2) -> None:
+    predictor = ImagePredictor(network)
+    with pytest.raises(DataError, match="call set_image"):
+        predictor.predict()
+    with pytest.raises(DataError, match=r"float32 \(4, 4, 3\); expected uint8"):
+        predictor.set_image(np.zeros((4, 4, 3), np.float32))
+    predictor.set_image(np.zeros((40, 50, 3), np.uint8))
+    with pytest.raises(DataError, match="points without labels"):
+        predictor.predict(np.zeros((1, 1, 2)))
+    with pytest.raises(DataError, match="2 objects but points for 1"):
+        predictor.predict(np.zeros((1, 1, 2)), np.ones((1, 1)), np.zeros((2, 4)))
+
+
+def stored_video() -> list[NDArray[np.uint8]]:
+    sizes = VIDEO.array("in:jpeg_sizes").tolist()
+    ends = np.cumsum(sizes)
+    packed = VIDEO.array("in:jpeg_bytes").tobytes()
+    files = [packed[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    return [np.asarray(Image.open(BytesIO(file)).convert("RGB")) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("vos_perobj", {0: {1: "in:vos_mask1", 2: "in:vos_mask2"}}),
+        ("vos_late", {3: {7: "in:vos_mask2"}}),
+    ],
+)
+def test_reference_masks_through_a_video(
+    micro_golden: SAM2,
+    name: str,
+    shown: dict[int, dict[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reference rounds stored memories to bfloat16; ours does not, except here."""
+    remember = micro_golden.remember
+
+    def rounded(*args: Any, **kwargs: Any) -> Memory:
+        memory = remember(*args, **kwargs)
+        return memory._replace(features=memory.features.bfloat16().float())
+
+    monkeypatch.setattr(micro_golden, "remember", rounded)
+    masks = {t: {n: VIDEO.array(key) for n, key in some.items()} for t, some in shown.items()}
+    first = min(shown)
+    answers = torch.stack(list(track_video(micro_golden, stored_video(), masks)))[first:]
+    stored = VIDEO.array(f"{name}/propagate/masks")
+    # on the frame where it is shown, a mask comes back as it was given: the reference blurs it
+    assert ((answers > 0).numpy() != stored)[1:].sum() <= 25
+    sampled, step = (
+        VIDEO.stored[f"{name}/propagate/logits"],
+        VIDEO.stored[f"{name}/propagate/logits@step"],
+    )
+    later = np.arange(len(sampled)) * int(step) >= answers[0].numel()
+    ours = answers.flatten()[:: int(step)].numpy()
+    np.testing.assert_allclose(ours[later], sampled[later], atol=5e-3)
+
+
+def video(frames: int) -> list[NDArray[np.uint8]]:
+    random = np.random.default_rng(1)
+    return [random.integers(0, 255, (40, 60, 3), dtype=np.uint8) for _ in range(frames)]
+
+
+def shape(x: int, y: int) -> NDArray[np.bool_]:
+    mask = np.zeros((40, 60), bool)
+    mask[y : y + 15, x : x + 20] = True
+    return mask
+
+
+def test_objects_are_followed_alone_as_together(network: SAM2) -> None:
+    frames = video(9)
+    together = list(track_video(network, frames, {0: {3: shape(5, 5)}, 2: {1: shape(30, 20)}}))
+    first = list(track_video(network, frames, shape(5, 5)[None]))
+    assert len(together) == 9
+    for t, (both, one) in enumerate(zip(together, first, strict=True)):
+        assert both.shape == (2, 40, 60)
+        torch.testing.assert_close(both[1], one[0], atol=1e-4, rtol=1e-4)
+        assert (both[0] == -1024).all() == (t < 2)
+    assert torch.equal(together[2][0] > 0, torch.from_numpy(shape(30, 20)))
+
+
+def test_batches_of_frames_do_not_matter_and_frames_stream(network: SAM2) -> None:
+    frames = video(6)
+    whole = list(VideoPredictor(network, frames_at_once=6).track(frames, shape(5, 5)[None]))
+    read: list[int] = []
+
+    def stream() -> Iterator[NDArray[np.uint8]]:
+        for t, frame in enumerate(frames):
+            read.append(t)
+            yield frame
+
+    one_by_one = VideoPredictor(network, frames_at_once=1).track(
+        stream(), shape(5, 5)[None], frame_count=6
+    )
+    for t, logits in enumerate(one_by_one):
+        assert read == list(range(t + 1))
+        torch.testing.assert_close(logits, whole[t], atol=1e-3, rtol=1e-3)
+
+
+def test_memory_is_bounded(network: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, encoded = [], []
+    keep = MemoryBank.keep
+
+    def spy(bank: MemoryBank, *args: Any, **kwargs: Any) -> None:
+        keep(bank, *args, **kwargs)
+        shelves = [*bank.conditioning.values(), *bank.tracked.values()]
+        kept.append(len(shelves))
+        encoded.append(sum(entry.memory is not None for entry in shelves))
+
+    monkeypatch.setattr(MemoryBank, "keep", spy)
+    list(track_video(network, video(30), shape(5, 5)[None]))
+    assert max(kept) <= 17
+    assert max(encoded) <= 9
+
+
+def test_exclusive_answers_do_not_overlap(network: SAM2) -> None:
+    masks = np.stack([shape(5, 5), shape(10, 10)])
+    for logits in VideoPredictor(network, exclusive=True).track(video(4), masks):
+        assert ((logits > 0).sum(0) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("masks", "named"),
+    [
+        ({0: {1: shape(0, 0)}, 2: {1: shape(0, 0)}}, "object 1 is shown on frame 0 and again"),
+        ({5: {1: shape(0, 0)}}, "masks are given for frame 5, but the video has 3 frames"),
+        (np.ones((1, 4, 4), bool), r"a mask of size \(4, 4\) for a video of size \(40, 60\)"),
+    ],
+)
+def test_misuse_of_the_video_predictor(network: SAM2, masks: Any, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        list(track_video(network, video(3), masks))
