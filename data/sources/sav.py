@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,17 @@ class _Masklets(NamedTuple):
 
     masks: list[list[dict[str, Any] | None]]
     where: str
+
+
+def list_videos(spec: DatasetSpec) -> list[Path]:
+    """The mp4 of every video the spec keeps, to extract frames from. Raises DataError where one is
+    missing."""
+    dataset = SavVideos.open(replace(spec, frames=None), spec.format)
+    videos = [dataset.video(index) for index in range(len(dataset))]
+    for path in videos:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; expected the video beside its annotations")
+    return videos
 
 
 class SavVideos(Dataset):
@@ -89,7 +101,7 @@ class SavVideos(Dataset):
     def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
         numbers = [position * self.spec.annotated_every for position in positions]
         if self.spec.frames is None:
-            return read_frames(self._video(index), numbers, every=self.spec.annotated_every)
+            return read_frames(self.video(index), numbers, every=self.spec.annotated_every)
         files = self._extracted(index)
         missing = [number for number in numbers if number not in files]
         if missing:
@@ -113,7 +125,7 @@ class SavVideos(Dataset):
     @override
     def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
         if self.spec.frames is None:
-            yield from enumerate(iterate_frames(self._video(index)))
+            yield from enumerate(iterate_frames(self.video(index)))
             return
         for number, path in self._extracted(index).items():
             yield number, read_rgb(path)
@@ -134,7 +146,8 @@ class SavVideos(Dataset):
             lambda _: 2 * sum(path.stat().st_size for path in paths),
         )
 
-    def _video(self, index: int) -> Path:
+    def video(self, index: int) -> Path:
+        """The mp4 beside the annotations."""
         return self._files[index][0].with_name(f"{self.names[index]}.mp4")
 
     def _extracted(self, index: int) -> dict[int, Path]:

@@ -9,8 +9,9 @@ import pytest
 
 from data.extract import extract_many
 from data.sources import open_dataset
+from data.sources.sav import list_videos
 from data.spec import DatasetSpec
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from tests.data import lookalikes as like
 from tests.data.lookalikes import EMPTY, box, picture
 
@@ -65,6 +66,15 @@ def test_sav(tmp_path, extracted):
     assert close(clip.frames[0], picture(16), 25)
     assert close(clip.frames[1], picture(4), 25)
     assert len(list(dataset.stream(0))) == (6 if extracted else 24)
+
+
+def test_videos_to_extract_are_those_the_spec_keeps(tmp_path):
+    root = like.sav(tmp_path)
+    spec = DatasetSpec(format="sav", root=str(root), names=("sav_000002",), frames="not/yet/there")
+    assert list_videos(spec) == [root / "sav_000/sav_000002.mp4"]
+    (root / "sav_000/sav_000002.mp4").unlink()
+    with pytest.raises(DataError, match=r"sav_000002\.mp4 does not exist"):
+        list_videos(spec)
 
 
 def test_sav_auto_and_both(tmp_path):
