@@ -92,7 +92,7 @@ class ImagePredictor:
         prompts = self._prompts(points, labels, boxes, mask_input)
         rows = torch.zeros(len(prompts.points), dtype=torch.long, device=self.model.device)
         answer = self.model.decode(
-            self._seen[rows],
+            self._seen.expand(len(rows), -1, -1, -1),
             self._features.rows(rows),
             prompts,
             multimask=multimask,

@@ -34,10 +34,10 @@ def track_clip(
     that of training when the model is in training mode, else the one that takes no pointers from
     the future.
     """
-    frames = _encode_frames(model, images)
-    anchor = frames[0].s16.flatten()[0] * 0
     if len(masks) == 0:
-        return ClipOutput(((),) * plan.frames, ((),) * plan.frames, (None,) * plan.frames, anchor)
+        nothing: tuple[tuple[FramePrediction, ...], ...] = ((),) * plan.frames
+        return ClipOutput(nothing, nothing, (None,) * plan.frames, _anchor(model))
+    frames = _encode_frames(model, images)
     window = window or MemoryWindow(future_pointers=model.training)
     bank = MemoryBank(model, window, plan.frames)
     initial = dict(plan.initial)
@@ -65,12 +65,19 @@ def track_clip(
 
     in_order = tuple(steps[t] for t in range(plan.frames))
     given = {t for t, kind in plan.initial if kind == "mask" and plan.frames > 1}
+    judged = tuple(() if t in given else answers for t, answers in enumerate(in_order))
     return ClipOutput(
         steps=in_order,
-        judged=tuple(() if t in given else answers for t, answers in enumerate(in_order)),
+        judged=judged,
         prompts=tuple(prompts[t] for t in range(plan.frames)),
-        anchor=anchor,
+        anchor=images.new_zeros(()) if any(judged) else _anchor(model),
     )
+
+
+def _anchor(model: SAM2) -> Tensor:
+    """A zero that can be differentiated by one of the parameters that are trained."""
+    trained = next((p for p in model.parameters() if p.requires_grad), model.no_mem_embed)
+    return trained.flatten()[0] * 0
 
 
 def _encode_frames(model: SAM2, images: Tensor) -> list[ImageFeatures]:

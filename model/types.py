@@ -28,7 +28,15 @@ class ImageFeatures(NamedTuple):
     reads; computed once for all objects, frames and clicks."""
 
     def rows(self, index: Tensor) -> ImageFeatures:
-        """The features of the images `index` (int64 [N]), one row per object."""
+        """The features of the images `index` (int64 [N]), one row per object.
+
+        Objects of a single image share its memory: nothing is copied.
+        """
+        if len(self.s16) == 1:
+            shape = len(index), -1, -1, -1
+            return self._replace(
+                s4=self.s4.expand(shape), s8=self.s8.expand(shape), s16=self.s16.expand(shape)
+            )
         return ImageFeatures(
             self.s4[index], self.s8[index], self.s16[index], self.position, self.grid
         )
@@ -87,4 +95,4 @@ class ClipOutput(NamedTuple):
     prompts: tuple[Prompts | None, ...]
     """Per frame, the points the user gave in the end; None where there were none."""
     anchor: Tensor
-    """A zero that depends on the network, so that a batch without objects has a gradient, too."""
+    """Zero; where nothing is judged, one that depends on the network and so has a gradient."""

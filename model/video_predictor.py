@@ -148,7 +148,7 @@ class VideoPredictor:
             given, size=(side, side), mode="bilinear", align_corners=False, antialias=True
         )
         masks = resized >= 0.5
-        rows = _repeat(features, len(masks))
+        rows = features.rows(torch.zeros(len(masks), dtype=torch.long))
         answer = self.model.adopt_mask(rows, masks)
         # Seen through the low-resolution answer, as the reference's predictor remembers it.
         full = F.interpolate(answer.low, size=(side, side), mode="bilinear", align_corners=False)
@@ -164,7 +164,7 @@ class VideoPredictor:
         video."""
         count = len(group.numbers)
         device = self.model.device
-        rows = _repeat(features, count)
+        rows = features.rows(torch.zeros(count, dtype=torch.long))
         nothing = Prompts(
             torch.zeros(count, 0, 2, device=device),
             torch.zeros(count, 0, dtype=torch.int32, device=device),
@@ -206,12 +206,3 @@ def _shown(masks: Mask | ShownMasks) -> dict[int, dict[int, Mask]]:
                 )
             first[number] = position
     return {position: dict(masks[position]) for position in sorted(masks)}
-
-
-def _repeat(features: ImageFeatures, count: int) -> ImageFeatures:
-    """One image's features as those of `count` objects, without copying."""
-    return features._replace(
-        s4=features.s4.expand(count, -1, -1, -1),
-        s8=features.s8.expand(count, -1, -1, -1),
-        s16=features.s16.expand(count, -1, -1, -1),
-    )

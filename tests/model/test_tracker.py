@@ -139,6 +139,14 @@ def test_a_mask_prompt_teaches_the_prompt_encoder_on_pictures(network: SAM2) -> 
     assert any("mask_downscaling" in name for name in gradients(network))
 
 
+def test_a_clip_of_given_masks_only(network: SAM2) -> None:
+    masks = squares([(5, 5)], 2)
+    output = run(network, clip(masks), masks, [0], PromptPlan(2, ((0, "mask"), (1, "mask"))))
+    losses = loss_of(output, masks)
+    losses.total.backward()
+    assert losses.object == 0
+
+
 def test_a_given_mask_is_not_judged(network: SAM2) -> None:
     masks = squares([(5, 5)], 4)
     output = run(network, clip(masks), masks, [0], MASKED)
