@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight
+from flows.parts import evaluate, export, extract_frames, synth
 from flows.results import short
 from flows.run import Request, Run
 from pipeline.errors import ConfigError
@@ -21,6 +22,11 @@ from stages.recipe import load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from flows.services import Status
+
+__all__ = [
+    "down", "evaluate", "export", "extract_frames", "plan", "recipes", "run", "stage", "status",
+    "synth", "up",
+]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")
 """Words that are parameters of the flow rather than settings of the recipe."""

@@ -3,13 +3,182 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.errors import ConfigError, DataError
+from flows.results import figures_text
+from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.storage import require_writable, sha256
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
+
+def synth(arguments: argparse.Namespace) -> int:
+    """`synth`: a synthetic world in a folder."""
+    from data.world.spec import WorldSpec
+    from data.world.world import make_world
+
+    spec = WorldSpec(
+        seed=arguments.seed,
+        train_images=arguments.images,
+        train_videos=arguments.videos,
+        val_images=arguments.val_images,
+        val_videos=arguments.val_videos,
+    )
+    with _bar("drawing") as (bar, task):
+
+        def tell(done: int, total: int, latest: str) -> None:
+            bar.update(task, completed=done, total=total)
+
+        world = make_world(spec, arguments.out, progress=tell, workers=arguments.workers)
+    how = "was there already" if world.reused else f"drawn in {world.seconds:.0f} s"
+    print(f"{world.root}: {how}")
+    for name, count in world.counts.items():
+        print(f"  {name:<20} {count}")
+    return 0
+
+
+def extract_frames(arguments: argparse.Namespace) -> int:
+    """`extract-frames`: JPEG frames of videos, a folder for each."""
+    from data.extract import extract_many
+
+    source: Path = arguments.videos
+    if not source.exists():
+        raise DataError(f"--videos {source}: there is no such file or folder")
+    videos = [source] if source.is_file() else _videos_below(source)
+    out = require_writable(arguments.out, "output folder")
+    with _bar("extracting") as (bar, task):
+
+        def tell(done: int, total: int, latest: object) -> None:
+            bar.update(task, completed=done, total=total)
+
+        workers = os.cpu_count() or 1
+        reports = extract_many(
+            videos, out, arguments.every, arguments.quality, workers=workers, progress=tell
+        )
+    kept, made = sum(r.frames for r in reports), sum(not r.reused for r in reports)
+    print(f"{out}: {kept} frames of {len(reports)} videos ({made} extracted now)")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`evaluate`: predicted masks against true ones, or a checkpoint on pictures and videos."""
+    if arguments.predictions or arguments.truth:
+        return _score_masks(arguments)
+    if not arguments.checkpoint or not (arguments.videos or arguments.images):
+        raise ConfigError(
+            "evaluate needs --predictions with --truth, or --checkpoint with --videos or --images"
+        )
+    return _measure(arguments)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """`export`: a checkpoint in the released format."""
+    from pipeline.tracking import fetch_checkpoint
+    from stages.export import export_weights
+
+    runs = arguments.runs.expanduser().absolute()
+    found = fetch_checkpoint(
+        arguments.checkpoint, "", runs / "cache", f"sqlite:///{runs / 'mlflow.db'}"
+    )
+    require_writable(arguments.out.expanduser().absolute().parent, "output folder")
+    name = export_weights(found, arguments.out)
+    print(f"{arguments.out}: weights of {name}, sha256 {sha256(arguments.out)}")
+    return 0
+
+
+def _score_masks(arguments: argparse.Namespace) -> int:
+    from stages.evaluation.folders import score_folders
+
+    for option in ("predictions", "truth"):
+        folder = getattr(arguments, option)
+        if folder is None:
+            raise ConfigError(f"evaluate: --{option} is missing; masks are held against true ones")
+        if not folder.is_dir():
+            raise DataError(f"--{option} {folder}: there is no such folder")
+    scores = score_folders(arguments.truth, arguments.predictions, progress=True)
+    print(f"J&F {scores.jf:.1f}  J {scores.j:.1f}  F {scores.f:.1f}  ({scores.protocol})")
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    """Run the evaluation stage on a checkpoint outside of any recipe."""
+    from pipeline.launch import launch
+    from pipeline.settings import LaunchConfig
+    from pipeline.tracking import fetch_checkpoint, prepare_store
+    from stages.contract import CheckpointRef, StageSpec, read_result, write_spec
+    from stages.job import run_stage
+    from stages.recipe import Evaluation, ModelChoice
+
+    folder = require_writable(arguments.out, "output folder")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    weights = fetch_checkpoint(arguments.checkpoint, "", folder / "cache", uri)
+    size = arguments.image_size or (96 if arguments.preset == "micro" else 1024)
+    spec = StageSpec(
+        name="evaluate",
+        kind="evaluate",
+        settings={
+            "model": asdict(ModelChoice(preset=arguments.preset, image_size=size)),
+            "seed": 0,
+            "evaluation": asdict(Evaluation()),
+            "images": _dataset(arguments.images, "images"),
+            "videos": _dataset(arguments.videos, "videos"),
+        },
+        folder=str(folder),
+        tracking={"uri": uri, "experiment": "evaluate"},
+        input=CheckpointRef(str(weights.resolve()), sha256(weights), "", 0, ""),
+    )
+    result = read_result(folder, spec.key)
+    if result is None:
+        prepare_store(uri, "evaluate", folder / "artifacts")
+        launch(
+            run_stage, str(write_spec(spec)), folder, LaunchConfig(), name="evaluate", key=spec.key
+        )
+        result = read_result(folder, spec.key)
+    if result is None:
+        raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")
+    print(figures_text(result.metrics, limit=12))
+    for name, place in result.files.items():
+        print(f"  {name:<12} {place}")
+    return 0
+
+
+def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
+    """The data set in a folder, told by its layout."""
+    from data.spec import DatasetSpec
+
+    if root is None:
+        return None
+    folder = root.expanduser().absolute()
+    if not folder.is_dir():
+        raise DataError(f"--{option} {root}: there is no such folder")
+    if option == "videos":
+        kind = "sav_val" if (folder / "JPEGImages_24fps").is_dir() else "davis"
+    else:
+        kind = "coco" if (folder / "annotations").is_dir() else "sa1b"
+    return asdict(DatasetSpec(format=kind, root=str(folder)))  # type: ignore[arg-type]
+
+
+def _videos_below(folder: Path) -> list[Path]:
+    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not videos:
+        raise DataError(f"--videos {folder} holds no {', '.join(VIDEO_SUFFIXES)} file")
+    return videos
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[tuple[Progress, Any]]:
+    """A progress bar where there is a terminal to show it."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        yield bar, bar.add_task(what, total=None)

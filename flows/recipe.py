@@ -25,43 +25,12 @@ from flows.stage import perform
 from flows.tracking import open_parent_run
 from flows.watch import PrefectPage, Watcher
 from stages.contract import StageResult
-from stages.recipe import recipe_names
+from stages.recipe import PlannedStage, recipe_names
 
 _onlookers: ContextVar[tuple[Watcher, ...]] = ContextVar("onlookers", default=())
 
-RecipeName = Annotated[
-    str,
-    Field(
-        title="Recipe",
-        description="What is trained on what. `smoke` and `small` make their own data; "
-        "`three_stage` and `finetune` take yours.",
-        json_schema_extra={"enum": list(recipe_names())},
-    ),
-]
-Overrides = Annotated[
-    list[str],
-    Field(
-        title="Settings",
-        description="Changes to the recipe, one `key=value` each, for example "
-        "`stages.video_train.steps=2000` or `seed=1`.",
-    ),
-]
-Checkpoint = Annotated[
-    str | None,
-    Field(
-        title="Input checkpoint",
-        description="Weights for the first stage that runs: a .pt file, a URL or "
-        "`runs:/<MLflow run id>/<path>`. Empty: what the recipe or the stage before it says.",
-    ),
-]
-RunName = Annotated[
-    str | None,
-    Field(
-        title="Run name",
-        description="Folder below the runs folder. A run of the same name continues where it "
-        "stopped. Empty: the recipe's name, and the seed when it is not 0.",
-    ),
-]
+RecipeName = Annotated[str, Field(json_schema_extra={"enum": list(recipe_names())})]
+"""One of the recipes there are: a list to choose from in Prefect's form."""
 
 
 @contextmanager
@@ -85,54 +54,69 @@ def _flow_run_name() -> str:
 @flow(name="sam2", flow_run_name=_flow_run_name, persist_result=False, retries=0)
 def sam2(
     recipe: RecipeName = "smoke",
-    overrides: Overrides = [],  # noqa: B006 - Prefect shows the default in its form
-    start_at: Annotated[
-        str | None,
-        Field(
-            title="Start at",
-            description="First stage to run, for example `video_train`. Earlier stages must be "
-            "done in this run, or an input checkpoint given.",
-        ),
-    ] = None,
-    stop_after: Annotated[
-        str | None,
-        Field(title="Stop after", description="Last stage to run; its evaluation still follows."),
-    ] = None,
-    checkpoint: Checkpoint = None,
-    run_name: RunName = None,
+    overrides: list[str] = [],  # noqa: B006 - Prefect shows the default in its form
+    start_at: str | None = None,
+    stop_after: str | None = None,
+    checkpoint: str | None = None,
+    run_name: str | None = None,
 ) -> Any:
-    """Train SAM 2 by a recipe: data, the training stages, an evaluation after each, the report.
+    """Train SAM 2 by a recipe: data, training stages, an evaluation after each, and the report.
 
     Stages that are done are reused, half-done ones continue, and a job that still runs is joined.
+
+    Args:
+        recipe: What is trained on what. `smoke` and `small` make their own data, `three_stage` and
+            `finetune` take yours.
+        overrides: Changes to the recipe, one `key=value` each, for example
+            `stages.video_train.steps=2000` or `seed=1`.
+        start_at: First stage to run, for example `video_train`. Earlier stages must be done in this
+            run, or an input checkpoint be given.
+        stop_after: Last stage to run; its evaluation still follows.
+        checkpoint: Weights for the first stage that runs: a .pt file, a URL, or `runs:/ID/PATH` of
+            MLflow. Empty: what the recipe says, or the stage before.
+        run_name: Folder below the runs folder; a run of the same name continues where it stopped.
+            Empty: the recipe's name, and the seed when it is not 0.
     """
-    request = Request(
-        recipe, tuple(overrides), start_at or None, stop_after or None, checkpoint or None,
-        run_name or None,
-    )  # fmt: skip
-    return _conduct(request)
+    return _conduct(
+        Request(
+            recipe,
+            tuple(overrides),
+            start_at=start_at or None,
+            stop_after=stop_after or None,
+            checkpoint=checkpoint or None,
+            run_name=run_name or None,
+        )
+    )
 
 
 @flow(name="sam2-stage", flow_run_name=_flow_run_name, persist_result=False, retries=0)
 def sam2_stage(
-    stage: Annotated[
-        str,
-        Field(
-            title="Stage",
-            description="Its name in the recipe, for example `video_train` or "
-            "`video_train.evaluate`.",
-        ),
-    ],
+    stage: str,
     recipe: RecipeName = "smoke",
-    overrides: Overrides = [],  # noqa: B006
-    checkpoint: Checkpoint = None,
-    run_name: RunName = None,
+    overrides: list[str] = [],  # noqa: B006
+    checkpoint: str | None = None,
+    run_name: str | None = None,
 ) -> Any:
-    """Run one stage of a recipe, or continue it where it stopped; data it needs is made first."""
-    request = Request(
-        recipe, tuple(overrides), checkpoint=checkpoint or None, run_name=run_name or None,
-        stage=stage,
-    )  # fmt: skip
-    return _conduct(request)
+    """Run one stage of a recipe, or continue it where it stopped; data it needs is made first.
+
+    Args:
+        stage: Its name in the recipe, for example `video_train` or `video_train.evaluate`.
+        recipe: What is trained on what.
+        overrides: Changes to the recipe, one `key=value` each.
+        checkpoint: Weights the stage starts from, or measures: a .pt file, a URL, or `runs:/ID/PATH`
+            of MLflow. Empty: those of the stage before it in this run.
+        run_name: Folder below the runs folder. Empty: the recipe's name, and the seed when it is
+            not 0.
+    """
+    return _conduct(
+        Request(
+            recipe,
+            tuple(overrides),
+            checkpoint=checkpoint or None,
+            run_name=run_name or None,
+            stage=stage,
+        )
+    )
 
 
 def _conduct(request: Request) -> State | None:
@@ -146,7 +130,8 @@ def _conduct(request: Request) -> State | None:
         with open_parent_run(run):
             for stage in stages:
                 named = _stage_task.with_options(task_run_name=stage.name)
-                run.results[stage.name] = named(partial(perform, run, stage, watchers))
+                used = [run.results[name] for name in _uses(stage) if name in run.results]
+                run.results[stage.name] = named(partial(perform, run, stage, watchers), used)
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C; the same command continues it")
     _tell(watchers, lambda watcher: watcher.run_ends(run))
@@ -154,10 +139,17 @@ def _conduct(request: Request) -> State | None:
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def _stage_task(work: Callable[[], StageResult]) -> StageResult:
-    """One stage, as Prefect sees it. What is done already is decided by our own key, not a
-    cache."""
+def _stage_task(work: Callable[[], StageResult], used: Sequence[StageResult]) -> StageResult:
+    """One stage, as Prefect sees it; `used` draws the lines between stages on its page.
+
+    What is done already is decided by our own key, not by Prefect's cache.
+    """
     return work()
+
+
+def _uses(stage: PlannedStage) -> set[str]:
+    """The stages whose results `stage` builds on."""
+    return {*stage.after, *([stage.checkpoint_from] if stage.checkpoint_from else [])}
 
 
 def _tell(watchers: Sequence[Watcher], say: Callable[[Watcher], None]) -> None:

@@ -126,10 +126,13 @@ class Run:
 
         Raises ConfigError when something it builds on was neither made nor given.
         """
+        settings = dict(stage.settings)
+        if stage.kind == "report":  # of a part of the recipe: on the evaluations there are
+            settings["evaluations"] = [name for name in stage.after if self._known_result(name)]
         return StageSpec(
             name=stage.name,
             kind=stage.kind,
-            settings=stage.settings,
+            settings=settings,
             folder=str(self.folder(stage.name)),
             tracking=self.tracking,
             input=self._input(stage),

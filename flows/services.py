@@ -156,8 +156,10 @@ def _prefect(state: Path, api_url: str, *words: str) -> None:
         check=False,
     )
     if answer.returncode != 0:
-        said = (answer.stdout + answer.stderr).strip()[-2000:]
-        raise StageError(f"`prefect {' '.join(words)}` failed:\n{said}")
+        log = state / "logs" / "prefect-command.log"
+        log.write_text(answer.stdout + answer.stderr, encoding="utf-8")
+        said = " ".join(answer.stderr.split() or answer.stdout.split())[:400]
+        raise StageError(f"`prefect {words[0]}` failed ({said} …); all of it is in {log}")
 
 
 def _prepare_tracking(runs: Path) -> None:
