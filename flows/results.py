@@ -11,6 +11,7 @@ from flows import daemons
 from flows.home import state_folder
 from flows.run import Run
 from pipeline.progress import duration_text
+from pipeline.storage import size_text
 from stages.contract import StageResult, StageSpec
 
 COLUMNS: Mapping[str, str] = {
@@ -62,11 +63,11 @@ def results_table(run: Run) -> Results:
 
 
 def figures_text(metrics: Mapping[str, float], limit: int = 4) -> str:
-    """The first few figures of a stage: `mIoU@1 0.47, J&F 38.2`."""
+    """The figures of a stage that tell most: `mIoU@1 0.470, J&F 38.2`."""
     known = [key for key in COLUMNS if key in metrics]
+    others = [key for key in metrics if metrics[key] or key != "skipped"]
     return ", ".join(
-        f"{COLUMNS.get(key, key)} {_number(key, metrics[key])}"
-        for key in (known or list(metrics))[:limit]
+        f"{COLUMNS.get(key, key)} {_number(key, metrics[key])}" for key in (known or others)[:limit]
     )
 
 
@@ -97,13 +98,10 @@ def run_page(run: Run, table: Results) -> str:
 
 def where_to_look(run: Run) -> list[tuple[str, str]]:
     """What a person may want to open after a run: (what it is, file or command)."""
-    found = []
-    report = report_file(run)
-    if report is not None:
-        found.append(("report", short(report)))
-    last = [result for result in run.results.values() if result.checkpoint is not None]
-    if last and last[-1].checkpoint is not None:
-        found.append(("checkpoint", last[-1].checkpoint.uri))
+    made = [result for result in run.results.values() if result.stage == "report"]
+    made += [result for result in run.results.values() if result.checkpoint is not None][-1:]
+    files = {name: place for result in reversed(made) for name, place in result.files.items()}
+    found = [(name, short(Path(place))) for name, place in files.items()]
     return [*found, *_viewers(run, str(run.tracking.get("parent", "")))]
 
 
@@ -159,6 +157,8 @@ def _cells(key: str, metrics: Mapping[str, float], before: Mapping[str, float]) 
 def _number(key: str, value: float) -> str:
     if key in PERCENT:
         return f"{value:.1f}"
+    if key == "bytes":
+        return size_text(int(value))
     if key in COLUMNS:
         return f"{value:.3f}"
     return str(int(value)) if float(value).is_integer() else f"{value:.3g}"

@@ -86,7 +86,7 @@ class Terminal:
             self.console.print(_drawn(table))
         self.console.print()
         for what, where in results.where_to_look(run):
-            self.console.print(f"  {what:<12} {where}", markup=False, soft_wrap=True)
+            self.console.print(f"  {what:<14} {where}", markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the moving line away; also on the way out of an error."""

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from data.extract import ExtractReport, extract_many
+from data.sources.sav import list_videos
 from data.spec import DatasetSpec
 from pipeline.config import parse
 from pipeline.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ def run(spec: StageSpec) -> StageResult:
             f"datasets.{stage.dataset}: format {data.format}, frames {data.frames}; extraction needs format sav and "
             "`frames`, the folder to extract into"
         )
-    videos = sorted(Path(data.root).rglob("*.mp4"))
+    videos = list_videos(data)
     if not videos:
         raise DataError(
             f"{data.root} holds no .mp4 file; expected SA-V videos such as sav_000/sav_000001.mp4"
