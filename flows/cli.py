@@ -7,13 +7,19 @@ ends in one line and exit code 2; heavy libraries are imported by the command th
 from __future__ import annotations
 
 import argparse
+import errno
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from pipeline.cli import run_cli
-from pipeline.errors import ConfigError
+from pipeline.config import did_you_mean
+from pipeline.errors import ConfigError, StorageError
+
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a disk may answer that is for its owner to mend, not a defect of ours."""
 
 EXAMPLES = {
     "run": """examples:
@@ -55,17 +61,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(words: list[str]) -> int:
     try:
         arguments = _parser().parse_args(words)
-    except SystemExit as end:  # argparse has spoken: 0 for --help, 2 for misuse
+    except SystemExit as end:  # --help has been printed
         return int(end.code or 0)
     from flows import commands
 
-    return int(getattr(commands, arguments.function)(arguments))
+    try:
+        return int(getattr(commands, arguments.function)(arguments))
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise StorageError(f"{error.strerror}{where}; free space or mend permissions") from error
 
 
 class _Parser(argparse.ArgumentParser):
     """Misuse in one line, as everywhere else."""
 
+    commands: Collection[str] = ()
+    """Of the main parser: what may come first."""
+
     def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.*?)'", message)
+        if found and self.commands:
+            message = f"there is no command {found[1]!r}{did_you_mean(found[1], self.commands)}"
         raise ConfigError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -101,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         up.add_argument(f"--{name}-port", type=int, metavar="PORT")
     command("down", "stop what `up` started")
     command("status", "show what `up` started")
+    parser.commands = tuple(commands.choices)
     return parser
 
 

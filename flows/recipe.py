@@ -103,10 +103,9 @@ def sam2_stage(
         stage: Its name in the recipe, for example `video_train` or `video_train.evaluate`.
         recipe: What is trained on what.
         overrides: Changes to the recipe, one `key=value` each.
-        checkpoint: Weights the stage starts from, or measures: a .pt file, a URL, or `runs:/ID/PATH`
-            of MLflow. Empty: those of the stage before it in this run.
-        run_name: Folder below the runs folder. Empty: the recipe's name, and the seed when it is
-            not 0.
+        checkpoint: Weights the stage starts from, or measures: a .pt file, a URL, or
+        `runs:/ID/PATH` of MLflow. Empty: those of the stage before it in this run. run_name: Folder
+        below the runs folder. Empty: the recipe's name, and the seed when it is not 0.
     """
     return _conduct(
         Request(

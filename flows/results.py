@@ -98,9 +98,9 @@ def run_page(run: Run, table: Results) -> str:
 
 def where_to_look(run: Run) -> list[tuple[str, str]]:
     """What a person may want to open after a run: (what it is, file or command)."""
-    made = [result for result in run.results.values() if result.stage == "report"]
-    made += [result for result in run.results.values() if result.checkpoint is not None][-1:]
-    files = {name: place for result in reversed(made) for name, place in result.files.items()}
+    trained = [result for result in run.results.values() if result.checkpoint is not None]
+    last = run.results.get("report") or (trained[-1] if trained else None)
+    files = last.files if last is not None else {}
     found = [(name, short(Path(place))) for name, place in files.items()]
     return [*found, *_viewers(run, str(run.tracking.get("parent", "")))]
 

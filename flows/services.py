@@ -41,7 +41,11 @@ class Ports:
     ) -> Ports:
         """Given ports, else those of the environment (SAM2_PREFECT_PORT …), else the defaults."""
         given = {"prefect": prefect, "mlflow": mlflow, "tensorboard": tensorboard}
-        return cls(**{name: port or _port_of(name) for name, port in given.items()})
+        ports = {name: _port_of(name) if port is None else port for name, port in given.items()}
+        for name, port in ports.items():
+            if not 0 < port < 65536:
+                raise ConfigError(f"{port} is no port for {name}; expected 1 to 65535")
+        return cls(**ports)
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,6 @@ def _port_of(name: str) -> int:
     text = os.environ.get(variable)
     if text is None:
         return int(getattr(Ports, name))
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise ConfigError(f"{variable}={text} is no port; expected a number from 1 to 65535")
+    if not text.isdigit():
+        raise ConfigError(f"{variable}={text} is no port; expected 1 to 65535")
     return int(text)
