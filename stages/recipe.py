@@ -66,8 +66,8 @@ class TrainStage:
     """Glob patterns of parameter names that stay as they are."""
     drop_path: float = 0.0
     """Stochastic depth of the trunk while training."""
-    dropout: float = 0.1
-    """Dropout of the memory attention while training."""
+    dropout: float | None = None
+    """Dropout of the memory attention while training; none takes the preset's (micro 0, others 0.1)."""
     workers: int = 0
     """Loader processes per rank; the batches do not depend on it."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -7,6 +7,7 @@ where they stopped; what travels to the next stage is one file of weights in the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pipeline.errors import ConfigError
 from pipeline.loop import Hooks, StepLog, fit
 from pipeline.optim import build_optimizer, freeze
 from pipeline.progress import ProgressWriter
+from pipeline.stop import StopRequested
 from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoint
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
@@ -53,7 +55,7 @@ def train(spec: StageSpec) -> StageResult | None:
         image_size=spec.settings["model"]["image_size"],
         seed=seed,
     )
-    model = build_model(spec, drop_path=stage.drop_path).to(world.device).train()
+    model = build_model(spec, stage.drop_path, stage.dropout).to(world.device).train()
     freeze(model, stage.freeze)
     optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model))
     state = TrainState(model, optimizer, rates)
@@ -74,7 +76,7 @@ def train(spec: StageSpec) -> StageResult | None:
     hooks = Hooks(
         log=log.step, every=[(max(1, stage.steps // PICTURES), log.picture_of(task, clips))]
     )
-    status = "KILLED"
+    status = "FAILED"
     try:
         fit(
             task,
@@ -90,16 +92,21 @@ def train(spec: StageSpec) -> StageResult | None:
         )
         result = hand_over(spec, state, log.run) if log.run is not None else None
         status = "FINISHED"
+    except (StopRequested, KeyboardInterrupt):
+        status = "KILLED"
+        raise
     finally:
         log.close(status)
         distributed.shutdown()
     return result
 
 
-def build_model(spec: StageSpec, drop_path: float = 0.0) -> SAM2:
+def build_model(spec: StageSpec, drop_path: float = 0.0, dropout: float | None = None) -> SAM2:
     """The network of the recipe with the weights of `spec.input`, or freshly initialised from the seed."""
     choice = parse(ModelChoice, spec.settings["model"], where="model")
     config = preset(choice.preset, choice.image_size, version=choice.version, drop_path=drop_path)
+    if dropout is not None:
+        config = replace(config, dropout=dropout)
     torch.manual_seed(int(spec.settings["seed"]))
     model = build_sam2(config)
     if spec.input is not None:
@@ -137,7 +144,7 @@ def require_kinds(spec: StageSpec, wanted: set[str]) -> None:
     if set(kinds.values()) != wanted:
         found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
         raise ConfigError(
-            f"stages.{spec.name}.datasets: found {found}; a {spec.kind} stage needs {' and '.join(sorted(wanted))} data"
+            f"stages.{spec.name}.datasets: found {found}; a stage of kind {spec.kind} needs {' and '.join(sorted(wanted))} data"
         )
 
 

@@ -1,0 +1,131 @@
+"""The loss of a step follows from its clips, the seed and the step, however the clips are shared."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from data.types import ClipBatch
+from model.config import preset
+from model.policy import LossConfig, PromptPolicy
+from model.sam2 import SAM2, build_sam2
+from pipeline.distributed import World
+from stages.clip_task import ClipTask
+
+SIDE = 96
+OBJECTS = (2, 1, 0, 3)
+"""Of the four clips of the whole batch; one has nothing to follow."""
+
+
+@dataclass(frozen=True)
+class RankOf(World):
+    """One of two ranks, which knows how many objects the others have."""
+
+    objects: float = 0.0
+
+    def mean(self, values):
+        return {"objects": self.objects}
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2:
+    torch.manual_seed(0)
+    return build_sam2(preset("micro")).train()
+
+
+def batch_of(frames: int, clips=range(len(OBJECTS))) -> ClipBatch:
+    """Rectangles that wander over noise."""
+    chance = torch.Generator().manual_seed(7)
+    pixels = torch.randint(0, 256, (len(OBJECTS), frames, 3, SIDE, SIDE), generator=chance)
+    masks, owners = [], []
+    for clip, count in enumerate(OBJECTS):
+        for number in range(count):
+            mask = torch.zeros(frames, SIDE, SIDE, dtype=torch.bool)
+            for t in range(frames):
+                x, y = 8 + 9 * number + 5 * t, 10 + 7 * clip
+                mask[t, y : y + 24, x : x + 30] = True
+            if clip in clips:
+                masks.append(mask)
+                owners.append(list(clips).index(clip))
+    return ClipBatch(
+        frames=pixels[list(clips)].to(torch.uint8),
+        masks=torch.stack(masks) if masks else torch.zeros(0, frames, SIDE, SIDE, dtype=torch.bool),
+        clip_of_object=torch.tensor(owners, dtype=torch.int64),
+        names=tuple(f"clip{clip}" for clip in clips),
+        kind="video" if frames > 1 else "image",
+        slots=tuple(clips),
+    )
+
+
+def task_of(model: SAM2, prompts: PromptPolicy | None = None, seed=3, world=None) -> ClipTask:
+    return ClipTask(
+        model, prompts or PromptPolicy(), LossConfig(), seed=seed, world=world or World()
+    )
+
+
+def gradient(model: SAM2, loss: torch.Tensor) -> torch.Tensor:
+    used = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, used, allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for p, g in zip(used, found, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 3], ids=["pictures", "clips"])
+def test_the_loss_follows_from_seed_and_step(model: SAM2, frames: int):
+    batch = batch_of(frames)
+
+    def loss(seed: int, step: int) -> float:
+        torch.rand(step + seed + 1)  # the state of torch's own generator does not matter
+        return task_of(model, seed=seed).losses(batch, step).total.item()
+
+    assert loss(3, 5) == loss(3, 5)
+    assert len({loss(3, step) for step in range(4)}) > 1
+    assert len({loss(seed, 5) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize("frames", [1, 3], ids=["pictures", "clips"])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_two_ranks_see_the_loss_and_gradient_of_one(model: SAM2, frames: int, step: int):
+    whole = task_of(model).losses(batch_of(frames), step).total
+    mean_objects = sum(OBJECTS) / 2
+    halves = [
+        task_of(model, world=RankOf(rank=rank, size=2, objects=mean_objects))
+        .losses(batch_of(frames, clips), step)
+        .total
+        for rank, clips in enumerate(((0, 1), (2, 3)))
+    ]
+    torch.testing.assert_close(sum(halves) / 2, whole, rtol=1e-4, atol=1e-5)
+    expected = gradient(model, whole)
+    found = sum(gradient(model, half) for half in halves) / 2
+    assert (found - expected).norm() <= 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        PromptPolicy(mask=1, click=0, box=0),
+        PromptPolicy(mask=0, click=1, box=0, correction_clicks=2),
+        PromptPolicy(mask=0, click=0, box=1, correction_clicks=0),
+        PromptPolicy(mask=0, click=1, box=0, initial_frames=1, corrected_frames=0),
+    ],
+    ids=["mask", "clicks", "box", "one click"],
+)
+@pytest.mark.parametrize("frames", [1, 3], ids=["pictures", "clips"])
+def test_every_kind_of_prompt_gives_a_finite_loss_with_a_gradient(
+    model: SAM2, prompts: PromptPolicy, frames: int
+):
+    losses = task_of(model, prompts).losses(batch_of(frames), 0)
+    assert torch.isfinite(losses.total)
+    assert set(losses.parts) == {"focal", "dice", "iou", "object", "temporal"}
+    assert not any(part.requires_grad for part in losses.parts.values())
+    assert gradient(model, losses.total).norm() > 0
+
+
+def test_a_batch_without_objects_costs_nothing(model: SAM2):
+    losses = task_of(model).losses(batch_of(3, clips=(2,)), 0)
+    assert losses.total.item() == 0
+    assert gradient(model, losses.total).norm() == 0
