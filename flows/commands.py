@@ -17,7 +17,7 @@ from flows import preflight
 from flows.parts import evaluate, export, extract_frames, synth
 from flows.results import short
 from flows.run import Request, Run
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StageError
 from stages.recipe import load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ def _conduct(request: Request) -> int:
     from flows.local import conduct
 
     preflight.check(Run.of(request))  # whatever is wrong shows before Prefect is even imported
-    return conduct(request)
+    try:
+        return conduct(request)
+    except StageError as error:
+        message, _, evidence = str(error).partition("\n")
+        print(evidence, file=sys.stderr)  # above the line that says what happened, as Python does
+        raise StageError(message) from error
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -18,13 +18,20 @@ from stages.contract import read_result
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).resolve().parents[2]
-TINY = (
-    "world.train_images=24 world.val_images=4 world.train_videos=6 world.val_videos=2 "
-    "world.frames=16 stages.image_pretrain.steps=4 stages.video_train.steps=3 "
-    "stages.joint_train.steps=3 stages.image_pretrain.mixture.image_batch=4 "
-    "stages.video_train.mixture.video_batch=2 stages.joint_train.mixture.image_batch=4 "
-    "stages.joint_train.mixture.video_batch=2"
-).split()
+TINY = [
+    "world.train_images=24",
+    "world.val_images=4",
+    "world.train_videos=6",
+    "world.val_videos=2",
+    "world.frames=16",
+    "stages.image_pretrain.steps=4",
+    "stages.video_train.steps=3",
+    "stages.joint_train.steps=3",
+    "stages.image_pretrain.mixture.image_batch=4",
+    "stages.video_train.mixture.video_batch=2",
+    "stages.joint_train.mixture.image_batch=4",
+    "stages.joint_train.mixture.video_batch=2",
+]
 BARE = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -117,16 +124,17 @@ def test_one_stage_again_after_its_output_was_lost(box: Box):
 
 
 def test_a_stage_that_fails_says_why_and_is_mended_by_running_again(box: Box):
+    settings = [*TINY, "run_name=broken"]
+    box.run("run", *settings, "stop_after=extract_frames")
     world = next((box.folder / "runs/worlds").iterdir())
     picture = next((world / "sa1b/train").glob("*.json"))
     whole = picture.read_text()
     picture.write_text(whole[: len(whole) // 2])
-    settings = [*TINY, "run_name=broken", "stop_after=image_pretrain"]
-    said = box.run("run", *settings, "stages.image_pretrain.steps=30", expect=2)
+    said = box.run("stage", "image_pretrain", *settings, "stages.image_pretrain.steps=30", expect=2)
     assert picture.name in said
     assert box.left_behind() == []
     picture.write_text(whole)
-    box.run("run", *settings, "stages.image_pretrain.steps=3")
+    box.run("stage", "image_pretrain", *settings, "stages.image_pretrain.steps=3")
 
 
 @pytest.fixture
