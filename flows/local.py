@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -56,25 +57,17 @@ def conduct(request: Request) -> int:
 def _flow(request: Request, terminal: Terminal) -> None:
     from flows.recipe import sam2, sam2_stage, watched_by
 
-    overrides = list(request.overrides)
+    given: dict[str, Any] = {
+        "recipe": request.recipe,
+        "overrides": list(request.overrides),
+        "checkpoint": request.checkpoint or "",
+        "run_name": request.run_name or "",
+    }
     with watched_by(terminal):
         if request.stage is not None:
-            sam2_stage(
-                stage=request.stage,
-                recipe=request.recipe,
-                overrides=overrides,
-                checkpoint=request.checkpoint,
-                run_name=request.run_name,
-            )
+            sam2_stage(stage=request.stage, **given)
         else:
-            sam2(
-                recipe=request.recipe,
-                overrides=overrides,
-                start_at=request.start_at,
-                stop_after=request.stop_after,
-                checkpoint=request.checkpoint,
-                run_name=request.run_name,
-            )
+            sam2(start_at=request.start_at or "", stop_after=request.stop_after or "", **given)
 
 
 @contextmanager
@@ -104,9 +97,10 @@ def _server(terminal: Terminal) -> Iterator[None]:
     # The server goes last of all, after what Prefect still sends when the interpreter ends: exit
     # handlers run in reverse order, so ours is registered before Prefect is imported.
     atexit.register(daemons.stop, state, name)
-    import prefect.main  # noqa: F401 - takes seconds, in which the server comes up
+    with terminal.console.status("starting Prefect …"):
+        import prefect.main  # noqa: F401 - takes seconds, in which the server comes up
 
-    daemons.wait_for(server, 120)
+        daemons.wait_for(server, 120)
     yield
 
 

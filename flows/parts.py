@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.results import figures_text
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import require_writable, sha256
 
@@ -144,9 +143,10 @@ def _measure(arguments: argparse.Namespace) -> int:
         result = read_result(folder, spec.key)
     if result is None:
         raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")
-    print(figures_text(result.metrics, limit=12))
+    for name, value in result.metrics.items():
+        print(f"{name:<20} {value:.4g}")
     for name, place in result.files.items():
-        print(f"  {name:<12} {place}")
+        print(f"{name:<20} {place}")
     return 0
 
 

@@ -29,12 +29,7 @@ def check(run: Run) -> None:
     written?), data folders, the given checkpoint, and free space.
     """
     require_writable(run.recipe.folder, "run folder")
-    for name, folder in _data_folders(run):
-        if not is_remote(folder) and not Path(folder).exists():
-            raise DataError(
-                f"data set {name}: there is no folder {folder}; "
-                f"give the right one with datasets.{name}.root=…"
-            )
+    _require_data(run)
     checkpoint = run.recipe.checkpoint
     if checkpoint and "://" not in checkpoint and not checkpoint.startswith("runs:/"):
         path = Path(checkpoint).expanduser()
@@ -42,6 +37,23 @@ def check(run: Run) -> None:
             raise CheckpointError(f"checkpoint={checkpoint}: there is no file {path.absolute()}")
     _require_space(run)
     run.require_earlier()
+
+
+def _require_data(run: Run) -> None:
+    """Raise DataError with a line for every folder that is not there."""
+    missing: dict[str, set[str]] = {}
+    for name, folder in _data_folders(run):
+        if not is_remote(folder) and not Path(folder).exists():
+            missing.setdefault(folder, set()).add(name)
+    lines = []
+    for folder, found in missing.items():
+        names = [name for name in run.recipe.datasets if name in found]
+        lines.append(
+            f"there is no folder {folder} (data set {', '.join(names)}); "
+            f"give the right one with datasets.{names[0]}.root=…"
+        )
+    if lines:
+        raise DataError("\n".join(lines))
 
 
 def _data_folders(run: Run) -> Iterator[tuple[str, str]]:

@@ -55,10 +55,10 @@ def _flow_run_name() -> str:
 def sam2(
     recipe: RecipeName = "smoke",
     overrides: list[str] = [],  # noqa: B006 - Prefect shows the default in its form
-    start_at: str | None = None,
-    stop_after: str | None = None,
-    checkpoint: str | None = None,
-    run_name: str | None = None,
+    start_at: str = "",
+    stop_after: str = "",
+    checkpoint: str = "",
+    run_name: str = "",
 ) -> Any:
     """Train SAM 2 by a recipe: data, training stages, an evaluation after each, and the report.
 
@@ -70,8 +70,8 @@ def sam2(
         overrides: Changes to the recipe, one `key=value` each, for example
             `stages.video_train.steps=2000` or `seed=1`.
         start_at: First stage to run, for example `video_train`. Earlier stages must be done in this
-            run, or an input checkpoint be given.
-        stop_after: Last stage to run; its evaluation still follows.
+            run, or an input checkpoint be given. Empty: the first.
+        stop_after: Last stage to run; its evaluation still follows. Empty: the last.
         checkpoint: Weights for the first stage that runs: a .pt file, a URL, or `runs:/ID/PATH` of
             MLflow. Empty: what the recipe says, or the stage before.
         run_name: Folder below the runs folder; a run of the same name continues where it stopped.
@@ -94,8 +94,8 @@ def sam2_stage(
     stage: str,
     recipe: RecipeName = "smoke",
     overrides: list[str] = [],  # noqa: B006
-    checkpoint: str | None = None,
-    run_name: str | None = None,
+    checkpoint: str = "",
+    run_name: str = "",
 ) -> Any:
     """Run one stage of a recipe, or continue it where it stopped; data it needs is made first.
 
