@@ -34,7 +34,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     """Settings that keep the smoke recipe in the test's folder and in this process."""
-    return [f"runs={tmp_path / 'runs'}", "launch.launcher=inline"]
+    return [f"runs={tmp_path / 'runs'}", "launch.launcher=inline", "launch.tasks_per_node=1"]
 
 
 @pytest.fixture
