@@ -108,10 +108,8 @@ def _judge_steps(steps: Sequence[FramePrediction], truth: Tensor, config: LossCo
 
     error = estimates - judged.ious
     error = error.abs() if config.iou_error == "l1" else error.square()
-    if config.iou_of_all_candidates:
-        iou = error.mean(1)
-    else:
-        iou = error.gather(1, judged.best[:, None])[:, 0]
+    best = error.gather(1, judged.best[:, None])[:, 0]
+    iou = error.mean(1) if config.iou_of_all_candidates else best
     presence = F.binary_cross_entropy_with_logits(scores, present, reduction="none")
     total = present * (judged.mask + config.iou * iou) + config.object * presence
     rows = [total, present * judged.focal, present * judged.dice, present * iou, presence]
