@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.cli import main
+from flows.daemons import free_port
 
 
 def said(capsys: pytest.CaptureFixture[str], code: int, expected: int = 2) -> str:
@@ -103,7 +104,8 @@ def test_a_busy_port(capsys, monkeypatch, tmp_path):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        line = said(capsys, main(["up", "--mlflow-port", str(port)]))
+        others = [f"--{name}-port={free_port()}" for name in ("prefect", "tensorboard")]
+        line = said(capsys, main(["up", *others, "--mlflow-port", str(port)]))
     assert str(port) in line and "SAM2_MLFLOW_PORT" in line
     assert not list((tmp_path / "state").glob("*.json")), "nothing was started"
 
