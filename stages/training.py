@@ -144,7 +144,8 @@ def require_kinds(spec: StageSpec, wanted: set[str]) -> None:
     if set(kinds.values()) != wanted:
         found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
         raise ConfigError(
-            f"stages.{spec.name}.datasets: found {found}; a stage of kind {spec.kind} needs {' and '.join(sorted(wanted))} data"
+            f"stages.{spec.name}.datasets: found {found}; "
+            f"a stage of kind {spec.kind} needs {' and '.join(sorted(wanted))} data"
         )
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.stages.conftest import Workshop
 
 from pipeline.errors import StageError
 from stages.contract import StageResult, StageSpec, write_spec
 from stages.evaluation.summary import read_summary
 from stages.job import run_stage
+from tests.stages.conftest import Workshop
 
 EVALUATIONS = ["start.evaluate", "image_pretrain.evaluate", "video_train.evaluate"]
 

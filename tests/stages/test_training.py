@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.stages.conftest import Workshop
 
 from model.config import preset
 from model.memory import MemoryAttention
@@ -18,6 +17,7 @@ from stages import training
 from stages.clip_task import ClipTask
 from stages.contract import StageResult, read_result, read_spec
 from stages.job import run_stage
+from tests.stages.conftest import Workshop
 
 
 def weights(result_or_folder: StageResult | Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,160 @@
+"""A training step of the smoke recipe at micro size: how long, on how many threads, in how much memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.measure import Row, compare, threads
+from data.types import ClipBatch
+from model.config import preset
+from model.sam2 import SAM2, build_sam2
+from pipeline.distributed import World
+from pipeline.optim import build_optimizer
+from stages.clip_task import ClipTask
+from stages.recipe import TrainStage, load_recipe
+
+STEPS = 4
+"""Steps of one measurement: as many different prompt plans."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step takes, medians; memory is the most the whole process ever held."""
+
+    name: str
+    milliseconds: float
+    cpu_milliseconds: float
+    peak_bytes: int
+    start_bytes: int
+
+
+def training_rows() -> tuple[list[Row], list[StepCost]]:
+    """Both kinds of step, each in a process of its own so that its memory can be told."""
+    rows, costs = [], []
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for name in ("image_pretrain", "video_train"):
+            row, cost = pool.apply(_measure, (name,))
+            rows.append(row)
+            costs.append(cost)
+    return rows, costs
+
+
+def optimizer_rows() -> list[Row]:
+    """Fused AdamW, which also leaves bad steps out by itself, against torch's default."""
+    models = [build_sam2(preset("micro")) for _ in range(2)]
+    fused, _ = build_optimizer(models[0], _stage("image_pretrain").optim, 100)
+    plain = torch.optim.AdamW(models[1].parameters(), lr=1e-3, fused=False)
+    for model in models:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+    count = sum(parameter.numel() for parameter in models[0].parameters())
+    with threads(1):
+        row = compare(
+            "optimiser step",
+            ("fused AdamW", fused.step),
+            ("torch's default AdamW", plain.step),
+            pairs=15,
+            note=f"micro, {count / 1e6:.2f} M parameters, 1 thread",
+        )
+    return [row]
+
+
+def random_batch(kind: str, clips: int, frames: int, objects: int, side: int) -> ClipBatch:
+    """Boxes that wander over noise, `objects` in every clip."""
+    chance = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (clips, frames, 3, side, side), generator=chance)
+    masks = torch.zeros(clips * objects, frames, side, side, dtype=torch.bool)
+    for row in range(len(masks)):
+        x, y = (int(torch.randint(0, side // 2, (), generator=chance)) for _ in range(2))
+        for t in range(frames):
+            masks[row, t, y : y + side // 3, x + 2 * t : x + 2 * t + side // 3] = True
+    return ClipBatch(
+        frames=pixels.to(torch.uint8),
+        masks=masks,
+        clip_of_object=torch.arange(clips).repeat_interleave(objects),
+        names=tuple(str(clip) for clip in range(clips)),
+        kind="image" if kind == "image" else "video",
+        slots=tuple(range(clips)),
+    )
+
+
+def _stage(name: str) -> TrainStage:
+    stage = load_recipe(["recipe=smoke"]).stages[name]
+    assert isinstance(stage, TrainStage)
+    return stage
+
+
+def _measure(name: str) -> tuple[Row, StepCost]:
+    stage = _stage(name)
+    if name == "image_pretrain":
+        objects, size = stage.sampling.image_objects, stage.mixture.image_batch
+        batch = random_batch("image", size, 1, objects, 96)
+        label = f"picture step, {size} x {objects} objects"
+    else:
+        objects, size = stage.sampling.max_objects, stage.mixture.video_batch
+        batch = random_batch("video", size, stage.sampling.frames, objects, 96)
+        label = f"clip step, {size} x {stage.sampling.frames} frames x {objects} objects"
+    torch.manual_seed(0)
+    model = build_sam2(preset("micro")).train()
+    task = ClipTask(model, stage.prompts, stage.loss, seed=0, world=World())
+    step = _stepper(model, task, stage, batch)
+    start = _peak_bytes()
+
+    def with_threads(count: int) -> Callable[[], None]:
+        def run() -> None:
+            with threads(count):
+                step(STEPS)
+
+        return run
+
+    row = compare(
+        label,
+        ("2 threads", with_threads(2)),
+        ("1 thread", with_threads(1)),
+        pairs=3,
+        note=f"{STEPS} steps a turn, micro at 96 px, fp32",
+    )
+    with threads(1):
+        wall, cpu = _step_times(step)
+    return row, StepCost(label, wall, cpu, _peak_bytes(), start)
+
+
+def _stepper(
+    model: SAM2, task: ClipTask, stage: TrainStage, batch: ClipBatch
+) -> Callable[[int], None]:
+    optimizer, _ = build_optimizer(model, stage.optim, 100)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def run(count: int) -> None:
+        for number in range(count):
+            task.losses(batch, number).total.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, stage.optim.clip, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def _step_times(step: Callable[[int], None]) -> tuple[float, float]:
+    """Milliseconds of one step: by the clock, and of all processor cores together."""
+    wall, cpu = [], []
+    for _ in range(3):
+        began, spent = time.perf_counter(), time.process_time()
+        step(STEPS)
+        wall.append(1000 * (time.perf_counter() - began) / STEPS)
+        cpu.append(1000 * (time.process_time() - spent) / STEPS)
+    return statistics.median(wall), statistics.median(cpu)
+
+
+def _peak_bytes() -> int:
+    """The most memory this process ever held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
