@@ -47,9 +47,7 @@ def run(spec: StageSpec) -> StageResult:
         untrained=_summary(start) if (start / "summary.json").is_file() else None,
         repeated=_summary(run_folder / names[-1], "baseline.json"),
         cases=_cases(shown, rows),
-        film=write_video(film(shown[:FILM_CLIPS]), run_folder / "film.mp4", fps=6)
-        if shown
-        else None,
+        film=_film(shown, run_folder / "film.mp4"),
         config={name: read_spec(run_folder / name / "spec.json").settings for name in trained},
         facts=_facts(spec, rows),
     )
@@ -129,6 +127,14 @@ def _shown(spec: StageSpec, run_folder: Path, evaluations: Sequence[str]) -> lis
         if answers:
             shown.append(_clip(dataset, index, answers))
     return shown
+
+
+def _film(shown: Sequence[Shown], path: Path) -> Path | None:
+    """A film of the clips with the most objects, which are the ones worth watching."""
+    if not shown:
+        return None
+    crowded = sorted(shown, key=lambda clip: -clip.truth.shape[1])
+    return write_video(film(crowded[:FILM_CLIPS]), path, fps=6)
 
 
 def _clip(dataset: Dataset, index: int, answers: Mapping[str, np.ndarray]) -> Shown:
