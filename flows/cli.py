@@ -27,7 +27,7 @@ EXAMPLES = {
   sam2-pipeline run recipe=small --seed 1            longer, another world and another start
   sam2-pipeline run recipe=smoke stages.video_train.steps=2000 run_name=longer
   sam2-pipeline run recipe=smoke start_at=joint_train
-  sam2-pipeline run recipe=finetune datasets.train.root=/data/DAVIS checkpoint=sam2.1_hiera_tiny.pt
+  sam2-pipeline run recipe=finetune datasets.train.root=/data/DAVIS checkpoint=runs/smoke/final.pt
 
 The same command continues a run that was stopped; stages that are done are not repeated.""",
     "stage": """examples:

@@ -41,6 +41,14 @@ class Results:
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         return "\n".join(lines)
 
+    def records(self) -> list[dict[str, str]]:
+        """The rows with a name for every cell; a change is named after what has changed."""
+        names = [
+            f"{self.columns[index - 1]} change" if column == "change" else column
+            for index, column in enumerate(self.columns)
+        ]
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
 
 def results_table(run: Run) -> Results:
     """What every stage added: its evaluation, the change against the one before, and its time."""
@@ -83,7 +91,7 @@ def stage_page(run: Run, spec: StageSpec, result: StageResult, how: str) -> str:
         lines += [f"**Checkpoint** `{reference.uri}`", "", f"sha256 `{reference.sha256}`", ""]
     lines += [f"* {name}: `{place}`" for name, place in result.files.items()]
     lines += [f"* logs: `{Path(spec.folder) / 'logs'}`"]
-    lines += [f"* {what}: {where}" for what, where in _viewers(run, result.run_id)]
+    lines += [_item(what, where) for what, where in _viewers(run, result.run_id)]
     return "\n".join(lines)
 
 
@@ -92,8 +100,10 @@ def run_page(run: Run, table: Results) -> str:
     lines = [f"## {table.title}", "", run.recipe.description, ""]
     if table.rows:
         lines += [table.markdown, ""]
-    lines += [f"* {what}: `{where}`" for what, where in where_to_look(run)]
-    return "\n".join([*lines, "", f"Continue or repeat it with `{run.request.command()}`."])
+    lines += [_item(what, where) for what, where in where_to_look(run)]
+    return "\n".join(
+        [*lines, "", "Continue or repeat it with", "", "```", run.request.command(), "```"]
+    )
 
 
 def where_to_look(run: Run) -> list[tuple[str, str]]:
@@ -116,6 +126,10 @@ def short(path: Path) -> str:
     """A path as seen from here, where that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
+
+
+def _item(what: str, where: str) -> str:
+    return f"* {what}: {where}" if where.startswith("http") else f"* {what}: `{where}`"
 
 
 def _viewers(run: Run, run_id: str) -> list[tuple[str, str]]:

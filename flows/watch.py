@@ -101,10 +101,8 @@ class PrefectPage:
         table = results.results_table(run)
         name = run.recipe.folder.name
         if table.rows:
-            rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-            self._offer(
-                lambda: create_table_artifact(rows, artifact_key(name, "table"), "Results by stage")
-            )
+            key_of_table, rows = artifact_key(name, "table"), table.records()
+            self._offer(lambda: create_table_artifact(rows, key_of_table, "Results by stage"))
         page = results.run_page(run, table)
         self._offer(
             lambda: create_markdown_artifact(page, artifact_key(name, "results"), "Results")

@@ -147,6 +147,8 @@ def test_the_table_shows_baseline_stages_and_changes(request_of, stand_in):
     ]
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert "+0.000" in table.rows[-1] and "40.0" in table.rows[0]
+    last = table.records()[-1]
+    assert (last["mIoU@1 change"], last["J&F change"]) == ("+0.000", "+0.0")
     assert "| joint_train |" in run_page(run, table)
     spec = run.spec(next(stage for stage in run.planned if stage.name == "video_train"))
     page = stage_page(run, spec, run.results["video_train"], "done")
