@@ -111,7 +111,7 @@ def _measure(name: str) -> tuple[Row, StepCost]:
     def with_threads(count: int) -> Callable[[], None]:
         def run() -> None:
             with threads(count):
-                step(STEPS)
+                step(2)
 
         return run
 
@@ -120,7 +120,7 @@ def _measure(name: str) -> tuple[Row, StepCost]:
         ("2 threads", with_threads(2)),
         ("1 thread", with_threads(1)),
         pairs=3,
-        note=f"{STEPS} steps a turn, micro at 96 px, fp32",
+        note="2 steps a turn, micro at 96 px, fp32",
     )
     with threads(1):
         wall, cpu = _step_times(step)

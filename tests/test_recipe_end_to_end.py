@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HOUSE = Path(__file__).resolve().parents[1]
 MARK = "SAM2_TEST_MARK"
-STEPS = 40
+STEPS = 30
 TINY = [
     "world.train_images=12",
     "world.val_images=2",
@@ -37,7 +37,7 @@ TINY = [
     "world.width=96",
     "world.height=64",
     f"stages.image_pretrain.steps={STEPS}",
-    "stages.image_pretrain.mixture.image_batch=4",
+    "stages.image_pretrain.mixture.image_batch=2",
     "stages.image_pretrain.optim.schedule.warmup_steps=5",
     "stages.image_pretrain.loop.log_every=2",
     "stages.image_pretrain.loop.save_every=1000",
@@ -46,6 +46,7 @@ TINY = [
     "~stages.joint_train",
     "evaluation=null",
     "launch.threads=1",
+    "launch.stop_seconds=60",  # on a busy machine a step may take long
 ]
 COMMAND = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
 
@@ -127,7 +128,7 @@ def test_ctrl_c_leaves_nothing_behind_and_loses_nothing(place: Place, straight: 
     process = place.start(*words)
     wait_for_step(process, stage, 4)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: everyone in the group gets it
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in said, said
     assert place.alive() == []
     assert read_result(stage) is None
@@ -151,8 +152,8 @@ def test_a_killed_run_continues_too(place: Place, straight: str):
     process = place.start(*words)
     wait_for_step(process, stage, 4)
     process.kill()
-    process.communicate(timeout=60)
-    until = time.monotonic() + 60
+    process.communicate(timeout=120)
+    until = time.monotonic() + 120
     while place.alive() and time.monotonic() < until:
         time.sleep(0.2)
     assert place.alive() == []
