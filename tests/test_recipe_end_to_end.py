@@ -45,6 +45,7 @@ TINY = [
     "~stages.video_train",
     "~stages.joint_train",
     "evaluation=null",
+    "launch.tasks_per_node=1",
     "launch.threads=1",
     "launch.stop_seconds=60",  # on a busy machine a step may take long
 ]
