@@ -38,7 +38,7 @@ class Terminal:
             self.console.width = PLAIN_WIDTH
         self.live: Live | None = None
         self.names: list[str] = []
-        self.spoke = 0.0
+        self.spoke, self.said = 0.0, ""
 
     def say(self, text: str) -> None:
         """A line of its own, in rich markup."""
@@ -65,8 +65,8 @@ class Terminal:
         """Move the bar, or now and then print a line."""
         if self.live is not None:
             self.live.update(self._bar(spec.name, progress))
-        elif time.monotonic() - self.spoke >= PLAIN_SECONDS:
-            self.spoke = time.monotonic()
+        elif time.monotonic() - self.spoke >= PLAIN_SECONDS and progress.text != self.said:
+            self.spoke, self.said = time.monotonic(), progress.text
             self.say(f"{self._label(spec.name)}{escape(progress.text)}")
 
     def stage_ends(self, run: Run, spec: StageSpec, result: StageResult, reused: bool) -> None:
