@@ -11,5 +11,7 @@ def shared_dir() -> Path:
     """Real frames, masklets and clips that are not part of the repository; skips where they are absent."""
     path = Path(os.environ.get("SAM2_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     if not (path / "data").is_dir():
-        pytest.skip(f"no real data at {path}: set SAM2_SHARED to the folder that holds data/davis and data/sav")
+        pytest.skip(
+            f"no real data at {path}: set SAM2_SHARED to the folder that holds data/davis and data/sav"
+        )
     return path
