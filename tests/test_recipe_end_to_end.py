@@ -90,13 +90,16 @@ class Place:
         assert process.returncode == 0, said
         return said
 
-    def alive(self) -> list[str]:
-        """Processes that were started from here and still are."""
+    def alive(self, words: str = "") -> list[str]:
+        """Processes that were started from here and still are; words: of their command lines."""
+        return [f"{process.pid} {line}" for process, line in self._processes() if words in line]
+
+    def _processes(self) -> list[tuple[psutil.Process, str]]:
         found = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self.mark:
-                    found.append(f"{process.pid} {process.status()} {process.cmdline()}")
+                    found.append((process, " ".join(process.cmdline())))
             except psutil.Error:
                 continue
         return found
@@ -147,7 +150,7 @@ def test_ctrl_c_leaves_nothing_behind_and_loses_nothing(place: Place, straight: 
 
 
 def test_a_killed_run_continues_too(place: Place, straight: str):
-    """SIGKILL to the launcher: the job notices, saves and ends; the same command goes on."""
+    """SIGKILL to the launcher: the job notices, saves and ends; the same command clears up and goes on."""
     words = [*TINY, "run_name=killed"]
     stage = place.stage("killed", "image_pretrain")
     process = place.start(*words)
@@ -155,9 +158,9 @@ def test_a_killed_run_continues_too(place: Place, straight: str):
     process.kill()
     process.communicate(timeout=120)
     until = time.monotonic() + 120
-    while place.alive() and time.monotonic() < until:
+    while place.alive("submitit") and time.monotonic() < until:
         time.sleep(0.2)
-    assert place.alive() == []
+    assert place.alive("submitit") == []
     place.run(*words)
     assert same(place.weights("killed"), place.weights(straight))
 
@@ -177,7 +180,7 @@ def test_another_seed_is_another_world_and_another_start(place: Place):
     here = ["recipe=smoke", f"runs={place.folder / 'runs'}", *TINY]
     zero, seven = load_recipe(here), load_recipe([*here, "seed=7"])
     assert zero.world_folder != seven.world_folder and seven.folder.name == "smoke-seed7"
-    said = place.run(*TINY, "--seed", "7", "stop_after=world")
+    said = place.run(*TINY, "stop_after=world", "--seed", "7")
     assert seven.world_folder.is_dir() and "world" in said
     spec = read_spec(seven.folder / "world" / "spec.json")
     assert spec.settings["world"]["seed"] == 7
