@@ -69,15 +69,21 @@ class Workshop:
         return result
 
 
-@pytest.fixture(autouse=True)
-def quiet_process() -> Iterator[None]:
-    """One thread, and no request to stop from another test."""
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Also for what is made once a session: sums over another number of threads differ in their last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def quiet_process() -> Iterator[None]:
+    """No request to stop from another test."""
     reset_stop()
     yield
     reset_stop()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_a_stage_leaves_weights_metrics_and_a_record(workshop: Workshop, pretrai
         assert (folder / made).exists(), made
     record = mlflow_run(workshop, pretrained.run_id)
     assert record.info.status == "FINISHED"
-    assert record.data.params["stage.optim.lr"] == "0.002"
+    assert record.data.params["stage.optim.lr"] == "0.001"
     assert record.data.metrics["loss"] > 0 and "loss/focal" in record.data.metrics
 
 
