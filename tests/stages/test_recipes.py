@@ -158,7 +158,7 @@ def test_finetune_learns_two_real_sequences(shared_dir: Path, tmp_path: Path) ->
         "recipe=finetune",
         f"datasets.train.root={shared_dir / 'data' / 'davis'}",
         "datasets.train.names=[blackswan,dog]",
-        "launch.launcher=inline",
+        "launch.threads=1",
     ]
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")},
