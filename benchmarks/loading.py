@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.measure import Row, compare, threads
-from data.cache import SHARED
 from data.extract import extract_many
 from data.mixture import TrainingClips, loader
 from data.sources import open_dataset
@@ -16,6 +15,7 @@ from data.sources.sav import list_videos
 from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
 from data.world.world import make_world
+from pipeline.cache import SHARED
 from stages.recipe import Recipe, TrainStage, load_recipe
 
 BATCHES = 4

@@ -24,8 +24,8 @@ from typing import Any
 
 import cv2
 
-from data.video import open_video
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.video import open_video
 
 RECORD = ".extracted.json"
 """In each finished folder: what it was made from, and what it holds."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.pictures import PICTURE_SUFFIXES
 from data.spec import DatasetSpec, Kind
 from data.types import Clip
 from pipeline.errors import DataError
+from pipeline.pictures import PICTURE_SUFFIXES
 
 
 class Dataset(ABC):

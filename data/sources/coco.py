@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from data import rle
-from data.cache import SHARED
-from data.pictures import read_bytes, read_rgb
 from data.sources.base import Dataset, choose_names, manifest_digest, need_folder
 from data.spec import DatasetSpec
+from pipeline import rle
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
+from pipeline.pictures import read_bytes, read_rgb
 
 EXPECTED = "annotations/instances_<split>.json and the pictures in <split>/ or images/"
 

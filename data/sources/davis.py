@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from data.cache import SHARED
-from data.pictures import label_ids, read_labels, read_rgb
+from data.labels import label_ids, read_labels
 from data.sources.base import Dataset, choose_names, manifest_digest, need_folder, numbered_files
 from data.sources.sav_val import same_size
 from data.spec import DatasetSpec
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
+from pipeline.pictures import read_rgb
 
 EXPECTED = "JPEGImages/<video>/*.jpg and Annotations/<video>/*.png (or both with 480p/ between)"
 RESOLUTIONS = ("480p", "Full-Resolution")

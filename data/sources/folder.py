@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import override
 
-from data.cache import SHARED
-from data.pictures import PICTURE_SUFFIXES, label_ids, read_labels, read_rgb
+from data.labels import label_ids, read_labels
 from data.sources.base import Dataset, choose_names, manifest_digest, need_folder
 from data.sources.sav_val import same_size
 from data.spec import DatasetSpec
+from pipeline.cache import SHARED
+from pipeline.pictures import PICTURE_SUFFIXES, read_rgb
 
 EXPECTED = "images/NAME.jpg (or .png) and masks/NAME.png"
 

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from data import rle
-from data.cache import SHARED
-from data.pictures import decode_rgb, read_bytes
 from data.sources.base import Dataset, choose_names, manifest_digest, need_folder
 from data.spec import DatasetSpec
+from pipeline import rle
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
+from pipeline.pictures import decode_rgb, read_bytes
 
 EXPECTED = "a folder of sa_N.jpg with sa_N.json beside, or of sa_NNNNNN.tar shards holding them"
 

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from data import rle
-from data.cache import SHARED
-from data.pictures import read_bytes, read_rgb
 from data.sources.base import Dataset, choose_names, manifest_digest, need_folder, numbered_files
 from data.spec import DatasetSpec
-from data.video import iterate_frames, read_frames
+from pipeline import rle
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
+from pipeline.pictures import read_bytes, read_rgb
+from pipeline.video import iterate_frames, read_frames
 
 EXPECTED = "folders or files of SA-V: sav_0NNNNN.mp4 with sav_0NNNNN_manual.json (or _auto.json)"
 

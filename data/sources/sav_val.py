@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from data.cache import SHARED
-from data.pictures import read_labels, read_rgb
+from data.labels import read_labels
 from data.sources.base import Dataset, choose_names, manifest_digest, need_folder, numbered_files
 from data.spec import DatasetSpec
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
+from pipeline.pictures import read_rgb
 
 EXPECTED = "SA-V val or test: JPEGImages_24fps/, Annotations_6fps/ and a list such as sav_val.txt"
 

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data import rle
 from data.world.folder import open_world
 from data.world.spec import ANNOTATED_EVERY
 from data.world.writers import jpeg, write
+from pipeline import rle
 
 _COLOURS = np.array(
     [[255, 70, 60], [70, 235, 90], [80, 130, 255], [255, 220, 40], [240, 90, 240], [60, 230, 230]]

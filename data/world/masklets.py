@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from data import rle
 from data.world.spec import FRAME_RATE
+from pipeline import rle
 
 
 def masklet_file(

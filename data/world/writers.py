@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data import rle
 from data.world.direct import present
 from data.world.masklets import masklet_file
 from data.world.scene import Scene, View
 from data.world.spec import ANNOTATED_EVERY, FRAME_RATE
+from pipeline import rle
 
 # The colours of DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of
 # channel i % 3.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data.cache import SHARED
 from data.world.spec import WorldSpec
 from data.world.world import make_world
+from pipeline.cache import SHARED
 
 SPEC = WorldSpec(
     train_images=7,

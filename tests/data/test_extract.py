@@ -10,9 +10,9 @@ import pytest
 
 from data import extract
 from data.extract import extract_frames, extract_many
-from data.pictures import read_rgb
-from data.video import frame_total, iterate_frames, read_frames
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.pictures import read_rgb
+from pipeline.video import frame_total, iterate_frames, read_frames
 from tests.data import lookalikes as like
 
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from data.cache import ByteCache
 from data.order import BLOCK, Permutation, Turns, sample_at
+from pipeline.cache import ByteCache
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 1000, 1025])

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from data import rle
-from data.cache import SHARED
 from data.extract import extract_frames
 from data.mixture import TrainingClips, loader
 from data.sources import open_dataset
 from data.spec import Augment, ClipSampling, DatasetSpec, Mixture
-from data.video import frame_total, iterate_frames, read_frames
+from pipeline import rle
+from pipeline.cache import SHARED
+from pipeline.video import frame_total, iterate_frames, read_frames
 
 
 def test_davis_2016(shared_dir):

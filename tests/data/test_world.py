@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from data import rle
 from data.world import folder as world_folder
 from data.world import world as world_module
 from data.world.contact import contact_sheet
 from data.world.direct import clip_scene, picture_scene, present
 from data.world.spec import WorldReport, WorldSpec
 from data.world.world import make_world, open_world
+from pipeline import rle
 from pipeline.errors import ConfigError, StorageError
 
 SPEC = WorldSpec(

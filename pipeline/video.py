@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data.cache import SHARED
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
 
 

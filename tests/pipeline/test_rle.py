@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from data import rle
+from pipeline import rle
 from pipeline.errors import DataError
 
 
