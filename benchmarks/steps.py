@@ -135,7 +135,7 @@ def _stepper(
 
     def run(count: int) -> None:
         for number in range(count):
-            task.losses(batch, number).total.backward()
+            task.losses(batch, number, task.weight(batch)).total.backward()
             torch.nn.utils.clip_grad_norm_(parameters, stage.optim.clip, foreach=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

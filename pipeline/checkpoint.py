@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.average import WeightAverage
 from pipeline.distributed import World
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.optim import Rates
+from pipeline.precision import LossScale
 from pipeline.storage import read_json, sha256, sync_folder, write_json
 
 FORMAT = 1
@@ -47,6 +49,15 @@ class TrainState:
     """Steps left out."""
     notes: dict[str, float] = field(default_factory=dict)
     """Small numbers a stage wants back after a restart, such as the best validation value."""
+    scale: LossScale | None = None
+    """With fp16."""
+    average: WeightAverage | None = None
+    """Where a stage asks for averaged weights."""
+
+    def extras(self) -> dict[str, LossScale | WeightAverage]:
+        """What else there is to save, by name."""
+        found = {"scale": self.scale, "average": self.average}
+        return {name: item for name, item in found.items() if item is not None}
 
 
 def save(state: TrainState, folder: str | Path, keep: int = 2) -> Path:
@@ -129,6 +140,8 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
     try:
         state.model.load_state_dict(values["model"])
         state.optimizer.load_state_dict(values["optimizer"])
+        for name, item in state.extras().items():
+            item.load_state_dict(values[name])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} does not fit this model and optimiser ({' '.join(str(error).split())}); "
@@ -204,6 +217,7 @@ def _pack(state: TrainState) -> dict[str, Any]:
         "notes": state.notes,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        **{name: item.state_dict() for name, item in state.extras().items()},
     }
 
 

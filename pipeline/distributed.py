@@ -51,6 +51,14 @@ class World:
         dist.all_reduce(bits, op=dist.ReduceOp.MAX, group=self.control)
         return [bool(bit) for bit in bits.tolist()]
 
+    def sum(self, value: float) -> float:
+        """The sum over ranks, in fp64."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return float(total)
+
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean over ranks of every value; ranks may know different names."""
         if self.size == 1:

@@ -30,7 +30,8 @@ B = TypeVar("B", contravariant=True)
 
 
 class StepLosses(Protocol):
-    """What a batch costs: `total` is minimised, the named `parts` are only shown."""
+    """What a batch costs: `total` is minimised, the named `parts` are only shown. Both are shares
+    of the step's: those of its batches are added up."""
 
     @property
     def total(self) -> Tensor:
@@ -44,9 +45,14 @@ class StepLosses(Protocol):
 class Task(Protocol[B]):
     """What is trained: it turns a batch into losses."""
 
-    def losses(self, batch: B, step: int) -> StepLosses:
-        """The losses of `batch`. All randomness must follow from `step`, a different number for
-        every batch."""
+    def weight(self, batch: B) -> float:
+        """How much `batch` counts among those of its step, such as its number of objects."""
+
+    def losses(self, batch: B, step: int, whole: float) -> StepLosses:
+        """The losses of `batch`, as sums divided by `whole`: what all batches of the step weigh,
+        averaged over the ranks. Then one large batch, several accumulated and several ranks give
+        the same gradient. All randomness must follow from `step`, a different number for every
+        batch."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class StepLog:
     total: int
     metrics: Mapping[str, float]
     """`loss`, its parts as `loss/NAME`, `grad_norm`, `lr`, `steps_per_second`, `skipped` (since the
-    start)."""
+    start), with fp16 `loss_scale`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ class _Window:
     began: float
     parts: list[dict[str, Tensor]] = field(default_factory=list)
     bad: list[Tensor] = field(default_factory=list)
+    """1 where the step was left out."""
+    broken: list[Tensor] = field(default_factory=list)
+    """1 where it was left out for more than fp16's range."""
     norms: list[Tensor] = field(default_factory=list)
     names: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -143,23 +152,35 @@ def _take_step(
     world: World,
     window: _Window,
 ) -> None:
-    """Forward, backward, reduce, clip and step; a bad step changes nothing."""
+    """Forward, backward, reduce, clip and step; a bad step changes nothing but fp16's scale."""
     parts: dict[str, Tensor] = {}
     bad = torch.zeros((), device=world.device)
+    whole = world.sum(sum(task.weight(item) for item in batch)) / world.size
     for index, item in enumerate(batch):
         draw = state.step * len(batch) + index
         torch.manual_seed(_mix(seed, draw, world.rank))
-        losses = task.losses(item, draw)
+        losses = task.losses(item, draw, whole)
         if losses.total.requires_grad:  # a batch without objects may have nothing to learn from
-            (losses.total / len(batch)).backward()
+            scaled = losses.total * state.scale.factor if state.scale else losses.total
+            scaled.backward()
         bad = bad + (~torch.isfinite(losses.total.detach())).float()
         for name, value in {"loss": losses.total, **_prefixed(losses.parts)}.items():
-            parts[name] = parts.get(name, 0) + value.detach().float() / len(batch)
+            parts[name] = parts.get(name, 0) + value.detach().float()
     bad = average_gradients(world, parameters, bad)
+    if state.scale:
+        state.scale.unscale([item.grad for item in parameters if item.grad is not None])
     norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
-    bad = ((bad > 0) | ~torch.isfinite(norm)).float()
+    overflow = ~torch.isfinite(norm)
+    window.broken.append(
+        (bad > 0) | (overflow & state.scale.exhausted if state.scale else overflow)
+    )
+    bad = ((bad > 0) | overflow).float()
     _optimizer_step(state.optimizer, bad)
     state.optimizer.zero_grad(set_to_none=True)
+    if state.scale:
+        state.scale.update(bad)
+    if state.average:
+        state.average.update(state.step, bad)
     window.parts.append(parts)
     window.bad.append(bad)
     window.norms.append(norm)
@@ -185,10 +206,11 @@ def _read(
     same is returned for this one, after the metrics.
     """
     bad = [bool(flag) for flag in torch.stack(window.bad).tolist()]
+    broken = torch.stack(window.broken).tolist()
     norms = torch.stack(window.norms).float().tolist()
     state.skipped += sum(bad)
-    for is_bad, names in zip(bad, window.names, strict=True):
-        bad_run = [*bad_run, names] if is_bad else []
+    for is_broken, names in zip(broken, window.names, strict=True):
+        bad_run = [*bad_run, names] if is_broken else []
         if len(bad_run) >= limit:
             _give_up(bad_run, state.step, world)
     good = [index for index, is_bad in enumerate(bad) if not is_bad]
@@ -201,6 +223,8 @@ def _read(
     if good:
         metrics["grad_norm"] = sum(norms[index] for index in good) / len(good)
     metrics["skipped"] = float(state.skipped)
+    if state.scale:
+        metrics["loss_scale"] = float(state.scale.factor)
     metrics["steps_per_second"] = len(bad) / max(time.monotonic() - window.began, 1e-9)
     return metrics, bad_run
 

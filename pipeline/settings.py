@@ -62,9 +62,14 @@ class OptimConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     clip: float = 0.1
     """Largest total gradient norm; longer gradients are scaled down to it."""
+    average: float = 0.0
+    """Decay of a moving average of the weights (0.999 is usual), which is then what the stage hands
+    over; 0 keeps none."""
 
     def __post_init__(self) -> None:
         _at_least(0, lr=self.lr, weight_decay=self.weight_decay)
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average: found {self.average}, expected 0 <= average < 1")
         if self.clip <= 0:
             raise ConfigError(f"clip: found {self.clip}, expected a positive gradient norm")
         if not 0 < self.layer_decay <= 1:

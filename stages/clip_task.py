@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from model.sam2 import SAM2
 from model.tracker import track_clip
 from model.types import ClipOutput
 from pipeline.distributed import World
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class ClipTask:
         *,
         seed: int,
         world: World,
-        precision: str = "fp32",
+        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     ) -> None:
         self.model = model
         self.prompts = prompts
@@ -50,10 +53,15 @@ class ClipTask:
         self.world = world
         self.precision = precision
 
-    def losses(self, batch: ClipBatch, step: int) -> StepLosses:
-        """Track `batch` under the plan of `step` and score it."""
+    def weight(self, batch: ClipBatch) -> float:
+        """The objects of `batch`."""
+        return float(len(batch.masks))
+
+    def losses(self, batch: ClipBatch, step: int, whole: float) -> StepLosses:
+        """Track `batch` under the plan of `step` and score it; sums over objects are divided by
+        `whole`, or by 1 where that is less."""
         batch = batch.to(self.world.device)
-        losses = clip_loss(self.track(batch, step), batch.masks, self.loss, self._objects(batch))
+        losses = clip_loss(self.track(batch, step), batch.masks, self.loss, max(whole, 1.0))
         parts = losses._asdict()
         return StepLosses(parts.pop("total"), parts)
 
@@ -62,12 +70,9 @@ class ClipTask:
         plan = plan_prompts(self.prompts, batch.frames.shape[1], plan_rng(self.seed, step))
         chance = ObjectChance(self.seed, step, batch.slots, batch.clip_of_object)
         with torch.autocast(
-            self.world.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+            self.world.device.type,
+            dtype=HALVES.get(self.precision),
+            enabled=self.precision in HALVES,
         ):
             images = self.model.normalise(batch.frames)
             return track_clip(self.model, images, batch.masks, batch.clip_of_object, plan, chance)
-
-    def _objects(self, batch: ClipBatch) -> float:
-        """Objects of the batch, averaged over the ranks whose gradients are averaged; at least 1."""
-        count = float(len(batch.masks))
-        return max(self.world.mean({"objects": count})["objects"], 1.0)

@@ -70,7 +70,7 @@ class TrainStage:
     """Dropout of the memory attention while training; none takes the preset's (micro 0, others 0.1)."""
     workers: int = 0
     """Loader processes per rank; the batches do not depend on it."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

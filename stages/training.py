@@ -7,6 +7,7 @@ where they stopped; what travels to the next stage is one file of weights in the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from model.config import preset
 from model.sam2 import SAM2, build_sam2
 from model.weights import load_checkpoint, save_checkpoint
 from pipeline import checkpoint, distributed
+from pipeline.average import WeightAverage
 from pipeline.board import Board
 from pipeline.checkpoint import TrainState
 from pipeline.config import parse
@@ -27,6 +29,7 @@ from pipeline.distributed import World
 from pipeline.errors import ConfigError
 from pipeline.loop import Hooks, StepLog, fit
 from pipeline.optim import build_optimizer, freeze
+from pipeline.precision import LossScale
 from pipeline.progress import ProgressWriter
 from pipeline.stop import StopRequested
 from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoint
@@ -58,7 +61,13 @@ def train(spec: StageSpec) -> StageResult | None:
     model = build_model(spec, stage.drop_path, stage.dropout).to(world.device).train()
     freeze(model, stage.freeze)
     optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model))
-    state = TrainState(model, optimizer, rates)
+    state = TrainState(
+        model,
+        optimizer,
+        rates,
+        scale=LossScale(world.device) if stage.precision == "fp16" else None,
+        average=WeightAverage(model, stage.optim.average) if stage.optim.average else None,
+    )
     checkpoint.resume(state, folder / "checkpoints", world)
 
     task = ClipTask(
@@ -200,9 +209,10 @@ def open_stage_run(spec: StageSpec) -> Run:
 
 
 def hand_over(spec: StageSpec, state: TrainState, run: Run) -> StageResult:
-    """Publish the weights and describe them."""
+    """Publish the weights, averaged ones where the stage keeps them, and describe them."""
     file = Path(spec.folder) / "model.pt"
-    save_checkpoint(state.model, file)
+    with state.average.in_place() if state.average else nullcontext():
+        save_checkpoint(state.model, file)
     uri, digest = publish_checkpoint(run, file, file.name)
     return StageResult(
         stage=spec.name,
