@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.pictures import open_picture, read_bytes
+
+# The colours of DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of
+# channel i % 3.
+PALETTE = bytes(
+    sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
+    for index in range(256)
+    for channel in range(3)
+)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
@@ -47,3 +57,12 @@ def label_ids(labels: np.ndarray) -> tuple[int, ...]:
     if labels.dtype == np.uint8:
         return tuple(int(i) for i in np.flatnonzero(np.bincount(labels.ravel())) if i)
     return tuple(int(i) for i in np.unique(labels) if i)
+
+
+def label_png(labels: np.ndarray) -> bytes:
+    """Object numbers, uint8 [H, W], as the bytes of a palette PNG in DAVIS's colours."""
+    picture = Image.fromarray(labels, "P")
+    picture.putpalette(PALETTE)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

@@ -69,6 +69,10 @@ class Dataset(ABC):
         """Every frame, annotated or not, in order: its number and uint8 [H, W, 3]; one in
         memory."""
 
+    def frame_name(self, index: int, number: int) -> str:
+        """What the files of a frame are called, without their ending."""
+        return f"{number:05d}"
+
     def frame_count(self, index: int) -> int:
         """How many annotated frames a video has; 1 for a picture."""
         return len(self.frame_numbers(index))

@@ -94,6 +94,10 @@ class DavisVideos(Dataset):
         for number, path in self._listing(index).frames.items():
             yield number, read_rgb(path)
 
+    @override
+    def frame_name(self, index: int, number: int) -> str:
+        return self._listing(index).frames[number].stem
+
     def _labels(self, index: int, position: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """The label map of one annotated frame, and the objects in it."""
         listing = self._listing(index)

@@ -95,6 +95,10 @@ class SavValVideos(Dataset):
         for number, path in self._listing(index).frames.items():
             yield number, read_rgb(path)
 
+    @override
+    def frame_name(self, index: int, number: int) -> str:
+        return self._listing(index).frames[number].stem
+
     def _listing(self, index: int) -> _Listing:
         root, video = Path(self.spec.root), self.names[index]
         return SHARED.get(

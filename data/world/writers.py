@@ -15,21 +15,13 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from PIL import Image
 
+from data.labels import label_png
 from data.world.direct import present
 from data.world.masklets import masklet_file
 from data.world.scene import Scene, View
 from data.world.spec import ANNOTATED_EVERY, FRAME_RATE
 from pipeline import rle
-
-# The colours of DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of
-# channel i % 3.
-PALETTE = bytes(
-    sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
-    for index in range(256)
-    for channel in range(3)
-)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -124,7 +116,7 @@ def write_val(scene: Scene, video: str, davis_name: str, sav: Path, davis: Path)
     for row, t in enumerate(range(0, len(views), ANNOTATED_EVERY)):
         for number, mask in enumerate(masks[row]):
             path = sav / "Annotations_6fps" / video / f"{number:03d}" / f"{t:05d}.png"
-            write(path, _binary_png(mask))
+            write(path, label_png(mask.astype(np.uint8)))
     _write_davis_frames(views, davis_name, davis)
 
 
@@ -168,22 +160,7 @@ def _write_davis_frames(views: Sequence[View], name: str, folder: Path) -> None:
         masks = present(view.masks)
         numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
         labels = (masks * numbers[:, None, None]).sum(0, dtype=np.uint8)
-        picture = Image.fromarray(labels, "P")
-        picture.putpalette(PALETTE)
-        write(folder / "Annotations" / name / f"{t:05d}.png", _png(picture))
-
-
-def _binary_png(mask: np.ndarray) -> bytes:
-    """A mask as the one-object pictures of SA-V validation: a palette picture of 0 and 1."""
-    picture = Image.fromarray(mask.astype(np.uint8), "P")
-    picture.putpalette(PALETTE)
-    return _png(picture)
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+        write(folder / "Annotations" / name / f"{t:05d}.png", label_png(labels))
 
 
 def _region(mask: np.ndarray) -> dict[str, Any]:
