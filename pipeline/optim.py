@@ -3,7 +3,7 @@ step.
 
 A rate is a pure function of the step, so that nothing about it needs saving. Group rules follow the
 released training: no weight decay for biases and nn.LayerNorm (a 2-d layer norm of one's own does
-decay), rates that shrink with depth, globs with rates of their own, the last match counting.
+decay), rates that shrink with depth, groups with settings of their own, the last one counting.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ __all__ = [
     "multiplier",
 ]
 
+GROUP_FIELDS = ("lr", "weight_decay", "depth_scale", "schedule")
+
 
 def multiplier(schedule: ScheduleConfig, step: int, total: int) -> float:
     """The factor on the learning rate at `step` of `total` (0 <= step < total).
@@ -44,6 +46,8 @@ def multiplier(schedule: ScheduleConfig, step: int, total: int) -> float:
         factor = 1 + (schedule.end - 1) * progress
     elif schedule.shape == "rsqrt":
         factor = math.sqrt(schedule.timescale / max(step, schedule.timescale))
+    elif schedule.shape == "step":
+        factor = schedule.drop ** sum(progress >= share for share in schedule.drops)
     else:
         factor = 1.0
     if step < schedule.warmup_steps:
@@ -114,16 +118,20 @@ def build_optimizer(
         raise ConfigError(
             "layer_decay: this model does not say which layer a parameter belongs to; leave it at 1"
         )
-    undecayed = _undecayed_names(model)
+    _check_patterns(config.groups, model)
+    undecayed, owners = _undecayed_names(model), _owners(model)
     groups: dict[tuple[float, ScheduleConfig, float], list[nn.Parameter]] = {}
-    trainable = [(name, item) for name, item in model.named_parameters() if item.requires_grad]
-    _check_patterns(config.groups, [name for name, _ in model.named_parameters()])
-    for name, parameter in trainable:
-        rate, schedule = _rate_of(name, config)
-        if layers_above is not None:
-            rate *= config.layer_decay ** layers_above(name)
-        decay = 0.0 if name in undecayed else config.weight_decay
-        groups.setdefault((rate, schedule, decay), []).append(parameter)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            depth = 1.0 if layers_above is None else config.layer_decay ** layers_above(name)
+            plain = GroupConfig(
+                lr=config.lr,
+                weight_decay=0.0 if name in undecayed else config.weight_decay,
+                depth_scale=depth,
+                schedule=config.schedule,
+            )
+            found = _settings_of(name, owners[name], plain, config.groups)
+            groups.setdefault(found, []).append(parameter)
     if not groups:
         raise ConfigError("freeze: every parameter is frozen, nothing is left to train")
     optimizer = torch.optim.AdamW(
@@ -154,18 +162,40 @@ def _undecayed_names(model: nn.Module) -> set[str]:
     return names
 
 
-def _rate_of(name: str, config: OptimConfig) -> tuple[float, ScheduleConfig]:
-    for group in reversed(config.groups):
-        if fnmatchcase(name, group.pattern):
-            return group.lr, group.schedule or config.schedule
-    return config.lr, config.schedule
+def _owners(model: nn.Module) -> dict[str, str]:
+    """The class of the module that owns each parameter, by the parameter's name."""
+    return {
+        f"{prefix}.{name}" if prefix else name: type(module).__name__
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
-def _check_patterns(groups: Sequence[GroupConfig], names: Sequence[str]) -> None:
+def _settings_of(
+    name: str, owner: str, plain: GroupConfig, groups: Sequence[GroupConfig]
+) -> tuple[float, ScheduleConfig, float]:
+    """Rate, schedule and weight decay of a parameter: `plain`, changed by the groups it is in."""
+    found = {field: getattr(plain, field) for field in GROUP_FIELDS}
     for group in groups:
-        if not any(fnmatchcase(name, group.pattern) for name in names):
-            near = did_you_mean(group.pattern, _globs(names))
+        if fnmatchcase(name, group.pattern) and group.module in (None, owner):
+            said = {field: getattr(group, field) for field in GROUP_FIELDS}
+            found |= {field: value for field, value in said.items() if value is not None}
+    return found["lr"] * found["depth_scale"], found["schedule"], found["weight_decay"]
+
+
+def _check_patterns(groups: Sequence[GroupConfig], model: nn.Module) -> None:
+    owners = _owners(model)
+    for group in groups:
+        named = [name for name in owners if fnmatchcase(name, group.pattern)]
+        if not named:
+            near = did_you_mean(group.pattern, _globs(list(owners)))
             raise ConfigError(f"optim.groups: {group.pattern!r} matches no parameter{near}")
+        classes = {owners[name] for name in named}
+        if group.module is not None and group.module not in classes:
+            raise ConfigError(
+                f"optim.groups: no parameter of {group.pattern!r} belongs to a module of class "
+                f"{group.module!r}{did_you_mean(group.module, classes)}"
+            )
 
 
 def _globs(names: Sequence[str]) -> set[str]:

@@ -14,8 +14,9 @@ class ScheduleConfig:
     """How a learning rate moves over a stage; `pipeline.optim.multiplier` gives the factor at every
     step."""
 
-    shape: Literal["constant", "cosine", "linear", "rsqrt"] = "cosine"
-    """`cosine` and `linear` go from 1 to `end`; `rsqrt` falls as 1/sqrt(step / timescale)."""
+    shape: Literal["constant", "cosine", "linear", "rsqrt", "step"] = "cosine"
+    """`cosine` and `linear` go from 1 to `end`; `rsqrt` falls as 1/sqrt(step / timescale); `step`
+    is multiplied by `drop` at each of `drops`."""
     end: float = 0.1
     """Factor at the last step of `cosine` and `linear`."""
     warmup_steps: int = 0
@@ -24,26 +25,44 @@ class ScheduleConfig:
     """Linear fall to 0 over the last steps, on top of the shape."""
     timescale: int = 1000
     """Steps that `rsqrt` stays at 1 before it falls."""
+    drops: tuple[float, ...] = ()
+    """`step`: where it falls, as shares of the stage, for example [0.5, 0.75]."""
+    drop: float = 0.1
+    """`step`: the factor of one fall."""
 
     def __post_init__(self) -> None:
         _at_least(
             0, warmup_steps=self.warmup_steps, cooldown_steps=self.cooldown_steps, end=self.end
         )
         _at_least(1, timescale=self.timescale)
+        object.__setattr__(self, "drops", tuple(self.drops))
+        outside = [share for share in self.drops if not 0 < share < 1]
+        if outside or (self.shape == "step") != bool(self.drops):
+            raise ConfigError(
+                f"schedule.drops: found {list(self.drops)} with shape {self.shape}; expected shares "
+                "between 0 and 1 with shape step, none with another"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConfig:
-    """A learning rate of its own for the parameters whose name matches a glob pattern."""
+    """Settings of their own for some parameters. What is None stays as it was; where several groups
+    say something about a parameter, the last one counts."""
 
-    pattern: str
-    """For example `image_encoder.*`; when several match, the last one counts."""
-    lr: float
+    pattern: str = "*"
+    """Glob over the parameter's name, for example `image_encoder.*`."""
+    module: str | None = None
+    """Only parameters that a module of this class owns itself, for example `LayerNorm2d`."""
+    lr: float | None = None
+    weight_decay: float | None = None
+    depth_scale: float | None = None
+    """In place of the factor that `layer_decay` gives."""
     schedule: ScheduleConfig | None = None
-    """None: that of the stage."""
 
     def __post_init__(self) -> None:
-        _at_least(0, lr=self.lr)
+        for name in ("lr", "weight_decay", "depth_scale"):
+            if getattr(self, name) is not None:
+                _at_least(0, **{name: getattr(self, name)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +72,7 @@ class OptimConfig:
     lr: float
     """Learning rate of every parameter no group matches."""
     weight_decay: float = 0.1
-    """Not applied to biases and the parameters of nn.LayerNorm."""
+    """Not applied to biases and the parameters of nn.LayerNorm, unless a group says so."""
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
     """The rate is multiplied by this once for every layer above the parameter (`layers_above` of

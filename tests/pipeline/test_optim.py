@@ -95,6 +95,38 @@ def test_the_other_schedules() -> None:
     assert multiplier(root, 995, 1000) == pytest.approx(math.sqrt(100 / 995) * 0.5)
 
 
+def test_steps_fall_at_their_shares() -> None:
+    falling = ScheduleConfig(shape="step", drops=(0.5, 0.75), drop=0.1)
+    found = [multiplier(falling, step, 8) for step in range(8)]
+    assert found == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    with pytest.raises(ConfigError, match="drops"):
+        ScheduleConfig(shape="step", drops=(3,))
+    with pytest.raises(ConfigError, match="drops"):
+        ScheduleConfig(shape="cosine", drops=(0.5,))
+
+
+def test_a_group_says_only_what_it_says() -> None:
+    """By class and by name; rate, decay and depth apart from one another."""
+    model = Net()
+    config = OptimConfig(
+        lr=1.0,
+        weight_decay=0.1,
+        layer_decay=0.5,
+        groups=(
+            GroupConfig(module="LayerNorm2d", weight_decay=0.0),
+            GroupConfig(pattern="blocks.*", lr=2.0),
+            GroupConfig(pattern="blocks.0.*", depth_scale=1.0),
+            GroupConfig(pattern="*.bias", weight_decay=0.2),
+        ),
+    )
+    found = settings_of(model, build_optimizer(model, config, 10, layers_above)[0])
+    assert found["norm2d.weight"] == (1.0, 0.0) and found["norm2d.bias"] == (1.0, 0.2)
+    assert found["blocks.0.weight"] == (2.0, 0.1) and found["blocks.3.weight"] == (1.0, 0.1)
+    with pytest.raises(ConfigError, match="class 'LayerNorm3d'; did you mean 'LayerNorm2d'"):
+        groups = (GroupConfig(module="LayerNorm3d", lr=1.0),)
+        build_optimizer(model, OptimConfig(lr=1, groups=groups), 1)
+
+
 def test_a_group_may_have_its_own_schedule() -> None:
     model = nn.Linear(2, 2)
     falling = ScheduleConfig(shape="linear", end=0.0)
