@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
 
@@ -27,15 +27,24 @@ def read_bytes(path: str | Path) -> bytes:
     return content
 
 
-def decode_rgb(content: bytes, where: str) -> np.ndarray:
-    """A picture file's bytes as uint8 [H, W, 3]. Raises DataError naming `where`."""
-    return np.asarray(open_picture(content, where).convert("RGB"))
+def decode_rgb(content: bytes, where: str, *, upright: bool = False) -> np.ndarray:
+    """A picture file's bytes as uint8 [H, W, 3]; see `read_rgb`. Raises DataError naming `where`."""
+    picture = open_picture(content, where)
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):  # Pillow would clip what is above 255 to white
+        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(picture.convert("RGB"))
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 [H, W, 3], RGB; any orientation tag is left alone, as masks ignore
-    it."""
-    return decode_rgb(read_bytes(path), str(path))
+def read_rgb(path: str | Path, *, upright: bool = False) -> np.ndarray:
+    """A picture file as uint8 [H, W, 3], RGB. Transparency is dropped; of 16-bit grey the upper
+    eight bits count.
+
+    upright: turned as its orientation tag (EXIF) says, as viewers show it; otherwise the tag is
+    left alone, as the masks of data sets ignore it.
+    """
+    return decode_rgb(read_bytes(path), str(path), upright=upright)
 
 
 def open_picture(content: bytes, where: str) -> Image.Image:
