@@ -1,16 +1,19 @@
-"""Ask about one picture: clicks, boxes and earlier masks in, masks at the picture's size out."""
+"""Ask about pictures: clicks, boxes and earlier masks in, masks at the picture's size out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.image_pixels import Picture, rgb_pixels, squeeze
+from model.image_prompts import Numbers, read_prompts
+from model.mask_cleanup import clean
 from model.sam2 import SAM2
-from model.types import ImageFeatures, Prompts
+from model.types import ImageFeatures
 from pipeline.errors import DataError
 
 LOGIT_LIMIT = 32.0
@@ -22,7 +25,7 @@ class MaskAnswer(NamedTuple):
     """Masks of N objects, M candidates each."""
 
     masks: Tensor
-    """Bool [N, M, H, W] at the picture's size (logits above 0)."""
+    """Bool [N, M, H, W] at the picture's size (logits above the threshold)."""
     ious: Tensor
     """[N, M], the network's own estimates."""
     low: Tensor
@@ -36,123 +39,169 @@ class MaskAnswer(NamedTuple):
         return MaskAnswer(*(part[row, pick][:, None] for part in self))
 
 
-class ImagePredictor:
-    """Holds one picture at a time; every question is answered for N objects at once.
+class SeenPicture(NamedTuple):
+    """What the predictor keeps of one picture."""
 
-    Puts the model into eval mode.
-    The picture is squeezed to the model's square input, as in training. `stability_fallback`: see
-    `SAM2.decode`.
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    features: ImageFeatures
+    """Of one image."""
+    embedding: Tensor
+    """[1, C, S/16, S/16], the features of a picture that remembers nothing, as decoded."""
+
+
+class ImagePredictor:
+    """Holds one or more pictures; every question is about one, for N objects at once.
+
+    Puts the model into eval mode. A picture is squeezed to the model's square input, as in
+    training, whatever its size.
+
+    stability_fallback: see `SAM2.decode`. mask_threshold: the logit above which a pixel belongs to
+    the object. max_hole_area, max_sprinkle_area: holes and islands up to this many pixels, counted
+    in the low-resolution answer (a pixel there is 4 x 4 of the model's input), are filled and
+    removed; see `mask_cleanup.clean`.
     """
 
-    def __init__(self, model: SAM2, *, stability_fallback: bool = True) -> None:
+    def __init__(
+        self,
+        model: SAM2,
+        *,
+        stability_fallback: bool = True,
+        mask_threshold: float = 0.0,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> None:
         self.model = model.eval()
         self.stability_fallback = stability_fallback
-        self._features: ImageFeatures | None = None
-        self._seen: Tensor | None = None
-        self._size = (0, 0)
+        self.mask_threshold = mask_threshold
+        self.max_hole_area = max_hole_area
+        self.max_sprinkle_area = max_sprinkle_area
+        self._seen: list[SeenPicture] = []
+
+    def set_image(self, image: Picture) -> None:
+        """Encode a picture and forget the ones before; `image_pixels.rgb_pixels` says what may be
+        given."""
+        self.set_images([image])
 
     @torch.inference_mode()
-    def set_image(self, image: np.ndarray | Tensor) -> None:
-        """Encode a picture: uint8 [H, W, 3], RGB."""
-        pixels = torch.as_tensor(image)
-        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+    def set_images(self, images: Sequence[Picture]) -> None:
+        """Encode pictures, of any sizes, in one call of the image encoder; forget the ones
+        before."""
+        if len(images) == 0:
+            raise DataError("set_images: found no pictures; expected at least one")
+        pixels = [rgb_pixels(image, f"picture {i}") for i, image in enumerate(images)]
+        side, device = self.model.config.image_size, self.model.device
+        squares = torch.cat([squeeze(each, side, device) for each in pixels])
+        features = self.model.encode(self.model.normalise(squares))
+        rows = torch.arange(len(pixels), device=device)
+        each_features = [features.rows(row) for row in rows.split(1)]
+        self._seen = [
+            SeenPicture((each.shape[0], each.shape[1]), seen, self.model.unconditioned(seen))
+            for each, seen in zip(pixels, each_features, strict=True)
+        ]
+
+    def reset(self) -> None:
+        """Forget the pictures, and free what is kept of them."""
+        self._seen = []
+
+    def seen(self, image: int = 0) -> SeenPicture:
+        """What is kept of a picture. Raises DataError where there is none of that number."""
+        if not self._seen:
+            raise DataError("no picture yet: call set_image before asking for masks")
+        if not 0 <= image < len(self._seen):
             raise DataError(
-                f"set_image: found {pixels.dtype} {tuple(pixels.shape)}; "
-                "expected uint8 [H, W, 3] in RGB"
+                f"picture {image} was asked for; expected 0 to {len(self._seen) - 1}, "
+                "the pictures of the last set_images"
             )
-        self._size = (pixels.shape[0], pixels.shape[1])
-        side = self.model.config.image_size
-        planes = pixels.permute(2, 0, 1)[None].to(self.model.device).float()
-        square = F.interpolate(
-            planes, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-        )
-        self._features = self.model.encode(self.model.normalise(square))
-        self._seen = self.model.unconditioned(self._features)
+        return self._seen[image]
+
+    def __len__(self) -> int:
+        """How many pictures are held."""
+        return len(self._seen)
 
     @torch.inference_mode()
-    def logits(
+    def low_logits(
         self,
-        points: Tensor | np.ndarray | None = None,
-        labels: Tensor | np.ndarray | None = None,
-        boxes: Tensor | np.ndarray | None = None,
-        mask_input: Tensor | None = None,
+        points: Numbers | None = None,
+        labels: Numbers | None = None,
+        boxes: Numbers | None = None,
+        mask_input: Numbers | None = None,
         *,
         multimask: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Answer prompts for N objects: mask logits [N, M, H, W] at the picture's size, IoU
-        estimates [N, M], low [N, M, S/4, S/4].
-
-        points: [N, P, 2], x and y in pixels of the picture; labels: [N, P], 1 inside, 0 outside, -1
-        padding (which the network notices: leave it out where all objects have as many points).
-        boxes: [N, 4] as x0, y0, x1, y1. mask_input: [N, 1, S/4, S/4] from an earlier answer.
-        multimask: three candidates instead of one.
-        """
-        if self._features is None or self._seen is None:
-            raise DataError("no picture yet: call set_image before asking for masks")
-        prompts = self._prompts(points, labels, boxes, mask_input)
+        image: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer prompts for N objects at the network's resolution: mask logits [N, M, S/4, S/4],
+        unclamped, and IoU estimates [N, M]. The prompts are those of `logits`."""
+        size, features, embedding = self.seen(image)
+        prompts = read_prompts(
+            points,
+            labels,
+            boxes,
+            mask_input,
+            picture=size,
+            side=self.model.config.image_size,
+            device=self.model.device,
+        )
         rows = torch.zeros(len(prompts.points), dtype=torch.long, device=self.model.device)
         answer = self.model.decode(
-            self._seen.expand(len(rows), -1, -1, -1),
-            self._features.rows(rows),
+            embedding.expand(len(rows), -1, -1, -1),
+            features.rows(rows),
             prompts,
             multimask=multimask,
             stability_fallback=self.stability_fallback,
         )
-        full = F.interpolate(
-            answer.candidates.float(), size=self._size, mode="bilinear", align_corners=False
+        return answer.candidates.float(), answer.ious.float()
+
+    @torch.inference_mode()
+    def enlarge(self, low: Tensor, image: int = 0) -> Tensor:
+        """Logits [N, M, S/4, S/4] of `low_logits`, cleaned up, at the picture's size
+        [N, M, H, W]."""
+        cleaned = clean(
+            low,
+            max_hole_area=self.max_hole_area,
+            max_sprinkle_area=self.max_sprinkle_area,
+            threshold=self.mask_threshold,
         )
-        return full, answer.ious.float(), answer.candidates.float().clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        return F.interpolate(
+            cleaned, size=self.seen(image).size, mode="bilinear", align_corners=False
+        )
+
+    def logits(
+        self,
+        points: Numbers | None = None,
+        labels: Numbers | None = None,
+        boxes: Numbers | None = None,
+        mask_input: Numbers | None = None,
+        *,
+        multimask: bool = True,
+        image: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Answer prompts for N objects: mask logits [N, M, H, W] at the picture's size, IoU
+        estimates [N, M], low [N, M, S/4, S/4] clamped to ±32.
+
+        points: [N, P, 2], x and y in pixels of the picture; labels: [N, P], 1 inside, 0 outside, -1
+        padding (which the network notices: leave it out where all objects have as many points).
+        boxes: [N, 4] as x0, y0, x1, y1. mask_input: [N, 1, S/4, S/4] from an earlier answer.
+        multimask: three candidates instead of one. image: which of the pictures that were set.
+        Raises DataError for prompts that make no sense; see `image_prompts.read_prompts`.
+        """
+        low, ious = self.low_logits(
+            points, labels, boxes, mask_input, multimask=multimask, image=image
+        )
+        return self.enlarge(low, image), ious, low.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def predict(
         self,
-        points: Tensor | np.ndarray | None = None,
-        labels: Tensor | np.ndarray | None = None,
-        boxes: Tensor | np.ndarray | None = None,
-        mask_input: Tensor | None = None,
+        points: Numbers | None = None,
+        labels: Numbers | None = None,
+        boxes: Numbers | None = None,
+        mask_input: Numbers | None = None,
         *,
         multimask: bool = True,
+        image: int = 0,
     ) -> MaskAnswer:
         """As `logits`, but with bool masks."""
-        full, ious, low = self.logits(points, labels, boxes, mask_input, multimask=multimask)
-        return MaskAnswer(full > 0, ious, low)
-
-    def _prompts(
-        self,
-        points: Tensor | np.ndarray | None,
-        labels: Tensor | np.ndarray | None,
-        boxes: Tensor | np.ndarray | None,
-        mask_input: Tensor | None,
-    ) -> Prompts:
-        """Points and boxes (as two points, put first) in pixels of the model's input."""
-        device = self.model.device
-        parts, marks = [], []
-        if boxes is not None:
-            corners = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 2, 2)
-            parts.append(corners)
-            marks.append(torch.tensor([2, 3], device=device).expand(len(corners), 2))
-        if points is not None:
-            if labels is None:
-                raise DataError(
-                    "points without labels: give one label per point, 1 inside or 0 outside"
-                )
-            parts.append(torch.as_tensor(points, dtype=torch.float32, device=device))
-            marks.append(torch.as_tensor(labels, device=device).long())
-        if not parts:
-            count = 1 if mask_input is None else len(mask_input)
-            parts = [torch.zeros(count, 0, 2, device=device)]
-            marks = [torch.zeros(count, 0, dtype=torch.long, device=device)]
-        shapes = [tuple(part.shape) for part in parts] + [tuple(mark.shape) for mark in marks]
-        if any(p.ndim != 3 or p.shape[:2] != m.shape for p, m in zip(parts, marks, strict=True)):
-            raise DataError(
-                f"prompts of shapes {shapes}; "
-                "expected points [N, P, 2], labels [N, P], boxes [N, 4]"
-            )
-        if len({len(part) for part in parts}) > 1:
-            raise DataError(
-                f"boxes for {len(parts[0])} objects but points for {len(parts[1])}; "
-                "expected as many"
-            )
-        height, width = self._size
-        scale = self.model.config.image_size / torch.tensor([width, height], device=device)
-        mask = None if mask_input is None else mask_input.to(device)
-        return Prompts(torch.cat(parts, 1) * scale, torch.cat(marks, 1).int(), mask)
+        full, ious, low = self.logits(
+            points, labels, boxes, mask_input, multimask=multimask, image=image
+        )
+        return MaskAnswer(full > self.mask_threshold, ious, low)

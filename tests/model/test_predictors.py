@@ -1,4 +1,4 @@
-"""The predictors: the reference's answers for pictures and shown masks, streams, and misuse."""
+"""The video predictor: the reference's answers for shown masks, streams, and misuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.image_predictor import ImagePredictor
 from model.memory_bank import MemoryBank
 from model.sam2 import SAM2, build_sam2
 from model.types import Memory
@@ -20,77 +19,13 @@ from model.video_predictor import VideoPredictor, track_video
 from pipeline.errors import DataError
 from tests.golden.reader import Golden
 
-PICTURE = Golden("micro_k_image_predictor.npz")
 VIDEO = Golden("micro_l_video_predictor.npz")
-CASES = [name for name in PICTURE.meta["prompts"] if name != "norm_coords"]
 
 
 @pytest.fixture(scope="module")
 def network() -> SAM2:
     torch.manual_seed(0)
     return build_sam2("micro")
-
-
-def prompt(name: str) -> dict[str, Any]:
-    """The stored prompt of one case, for N objects."""
-    stored = PICTURE.meta["prompts"][name]
-    given: dict[str, Any] = {"multimask": stored["multimask_output"]}
-    if "point_coords" in stored:
-        given["points"] = np.array([stored["point_coords"]], np.float32)
-        given["labels"] = np.array([stored["point_labels"]])
-    if "box" in stored:
-        given["boxes"] = np.array(stored["box"], np.float32).reshape(-1, 4)
-    return given
-
-
-@pytest.mark.parametrize("prefix", ["", "dyn/"])
-def test_reference_answers_on_a_picture(micro_golden: SAM2, prefix: str) -> None:
-    predictor = ImagePredictor(micro_golden, stability_fallback=bool(prefix))
-    predictor.set_image(PICTURE.array("in:image"))
-    for case in CASES:
-        key, several = f"{prefix}{case}", case == "boxes2"
-        full, ious, low = predictor.logits(**prompt(case))
-        PICTURE.check(f"{key}/ious", ious if several else ious[0], 1e-4)
-        PICTURE.check(f"{key}/low_res", low if several else low[0], 1e-4)
-        if case == "point_logits":
-            PICTURE.check(f"{key}/logits", full[0], 1e-4)
-        else:
-            found = full > 0
-            assert PICTURE.distance(f"{key}/masks", found if several else found[0]) <= 3
-
-
-def test_an_earlier_answer_can_be_refined(micro_golden: SAM2) -> None:
-    predictor = ImagePredictor(micro_golden, stability_fallback=False)
-    predictor.set_image(PICTURE.array("in:image"))
-    first = predictor.predict(**prompt("point"))
-    given = {**prompt("point"), "multimask": False}
-    again = predictor.predict(**given, mask_input=first.low[:, :1])
-    PICTURE.check("mask_input/low_res", again.low[0], 1e-4)
-    assert first.best().masks.shape == (1, 1, 128, 192)
-
-
-def test_many_objects_at_once_are_answered_one_by_one(network: SAM2) -> None:
-    predictor = ImagePredictor(network)
-    predictor.set_image(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
-    points = np.array([[[10, 10]], [[30, 20]], [[45, 35]]], np.float32)
-    labels = np.ones((3, 1), np.int64)
-    together = predictor.predict(points, labels)
-    for row in range(3):
-        alone = predictor.predict(points[row, None], labels[row, None])
-        torch.testing.assert_close(together.low[row], alone.low[0], atol=1e-4, rtol=1e-4)
-
-
-def test_misuse_of_the_image_predictor(network: SAM2) -> None:
-    predictor = ImagePredictor(network)
-    with pytest.raises(DataError, match="call set_image"):
-        predictor.predict()
-    with pytest.raises(DataError, match=r"float32 \(4, 4, 3\); expected uint8"):
-        predictor.set_image(np.zeros((4, 4, 3), np.float32))
-    predictor.set_image(np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(DataError, match="points without labels"):
-        predictor.predict(np.zeros((1, 1, 2)))
-    with pytest.raises(DataError, match="2 objects but points for 1"):
-        predictor.predict(np.zeros((1, 1, 2)), np.ones((1, 1)), np.zeros((2, 4)))
 
 
 def stored_video() -> list[NDArray[np.uint8]]:
