@@ -49,6 +49,8 @@ class TrainState:
     """Steps left out."""
     notes: dict[str, float] = field(default_factory=dict)
     """Small numbers a stage wants back after a restart, such as the best validation value."""
+    ended: str = ""
+    """Why training ended before its last step; empty otherwise."""
     scale: LossScale | None = None
     """With fp16."""
     average: WeightAverage | None = None
@@ -148,7 +150,7 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
             "it was written under another configuration, delete its folder to start over"
         ) from error
     state.step, state.skipped = int(values["step"]), int(values["skipped"])
-    state.notes = dict(values["notes"])
+    state.notes, state.ended = dict(values["notes"]), str(values["ended"])
 
 
 def resume(state: TrainState, folder: str | Path, world: World | None = None) -> bool:
@@ -215,6 +217,7 @@ def _pack(state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "skipped": state.skipped,
         "notes": state.notes,
+        "ended": state.ended,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         **{name: item.state_dict() for name, item in state.extras().items()},

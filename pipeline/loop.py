@@ -74,8 +74,9 @@ class Hooks:
     ranks."""
 
     log: Callable[[StepLog], None] | None = None
-    every: Sequence[tuple[int, Callable[[TrainState], None]]] = field(default_factory=tuple)
-    """(n, function): called after every n-th step."""
+    every: Sequence[tuple[int, Callable[[TrainState], str | None]]] = field(default_factory=tuple)
+    """(n, function): called after every n-th step, before a checkpoint of it is written. One that
+    returns a text ends the training there, as if it were complete; all ranks have to agree."""
 
 
 @dataclass
@@ -105,8 +106,8 @@ def fit(
     world: World | None = None,
     hooks: Hooks | None = None,
 ) -> TrainState:
-    """Train until step `total`; returns `state`, saved in `folder` (call `checkpoint.resume`
-    before).
+    """Train until step `total`, or until a hook ends it; returns `state`, saved in `folder` (call
+    `checkpoint.resume` before).
 
     batches: `config.accumulate` of them for every step, from step `state.step` on. clip: largest
     total gradient norm. seed: together with the step, of dropout and drop path. Raises
@@ -119,7 +120,7 @@ def fit(
     broadcast_parameters(world, state.model)
     window = _Window(began=time.monotonic())
     bad_run: list[tuple[str, ...]] = []
-    while state.step < total:
+    while state.step < total and not state.ended:
         batch = _take(supply, config.accumulate, state.step)
         rate = state.rates.set(state.optimizer, state.step)
         _take_step(task, batch, state, parameters, clip, seed, world, window)
@@ -131,12 +132,11 @@ def fit(
             if hooks.log is not None and world.is_first:
                 hooks.log(StepLog(state.step, total, metrics | {"lr": rate}))
             window = _Window(began=time.monotonic())
-        for every, call in hooks.every:
-            if state.step % every == 0:
-                call(state)
-        if save:
+        ends = [call(state) for every, call in hooks.every if state.step % every == 0]
+        state.ended = next(filter(None, ends), "")
+        if save or state.ended:
             saver.save(state)
-        if stop and state.step < total:
+        if stop and state.step < total and not state.ended:
             reason = stop_reason() or "another rank was asked to stop"
             raise StopRequested(f"{reason}; saved at step {state.step}")
     return state

@@ -10,7 +10,7 @@ get.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,21 +63,33 @@ def evaluate_images(
     Objects without a single pixel are left out. Raises DataError when nothing is left.
     """
     count = min(limit or len(dataset), len(dataset))
-    pictures: list[str] = []
-    rows: list[np.ndarray] = []
-    for index in tqdm(range(count), desc="pictures", unit="picture", disable=not progress):
-        clip = dataset.load(index, [0])
-        masks = clip.masks[0][clip.masks[0].any((1, 2))]
-        predictor.set_image(clip.frames[0])
-        for part in _batches(masks):
-            rows.append(score_objects(predictor, part, clicks))
-            pictures += [clip.name] * len(part)
-    if not rows:
+    indices = tqdm(range(count), desc="pictures", unit="picture", disable=not progress)
+    return image_scores(
+        dataset, [score_picture(predictor, dataset, index, clicks) for index in indices]
+    )
+
+
+def score_picture(
+    predictor: ImagePredictor, dataset: Dataset, index: int, clicks: int
+) -> np.ndarray:
+    """IoU of each object of one picture after each click: float64 [objects, clicks]."""
+    clip = dataset.load(index, [0])
+    masks = clip.masks[0][clip.masks[0].any((1, 2))]
+    predictor.set_image(clip.frames[0])
+    rows = [score_objects(predictor, part, clicks) for part in _batches(masks)]
+    return np.concatenate([np.zeros((0, clicks)), *rows])
+
+
+def image_scores(dataset: Dataset, rows: Sequence[np.ndarray]) -> ImageScores:
+    """The scores of the first pictures of `dataset`, one entry of `rows` each. Raises DataError
+    when there is no object."""
+    if not sum(len(row) for row in rows):
         raise DataError(
-            f"{dataset.name}: no object in the {count} pictures to evaluate; "
+            f"{dataset.name}: no object in the {len(rows)} pictures to evaluate; "
             f"check the data set's annotations"
         )
-    return ImageScores(tuple(pictures), np.concatenate(rows), dataset.digest)
+    names = [name for name, row in zip(dataset.names, rows, strict=False) for _ in row]
+    return ImageScores(tuple(names), np.concatenate(rows), dataset.digest)
 
 
 def score_objects(predictor: ImagePredictor, truth: np.ndarray, clicks: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def test_published_weights_have_the_official_names(pretrained: StageResult):
     assert {name: value.shape for name, value in found.items()} == {
         name: value.shape for name, value in expected.items()
     }
-    load_checkpoint(build_sam2(preset("micro")), pretrained.files["weights"])
+    load_checkpoint(pretrained.files["weights"], build_sam2(preset("micro")))
 
 
 def test_pictures_leave_the_memory_alone_and_clips_train_it(
@@ -113,10 +113,10 @@ def test_a_stopped_stage_continues_bit_for_bit(
     spec = workshop.spec(name, given, place=f"{name}-stopped", experiment="others")
     losses = ClipTask.losses
 
-    def stop_in_step_two(self: ClipTask, batch: Any, step: int) -> Any:
+    def stop_in_step_two(self: ClipTask, batch: Any, step: int, whole: float) -> Any:
         if step == 1:
             request_stop("a test asked for it")
-        return losses(self, batch, step)
+        return losses(self, batch, step, whole)
 
     with monkeypatch.context() as patch:
         patch.setattr(ClipTask, "losses", stop_in_step_two)
@@ -127,9 +127,9 @@ def test_a_stopped_stage_continues_bit_for_bit(
 
     steps: list[int] = []
 
-    def noted(self: ClipTask, batch: Any, step: int) -> Any:
+    def noted(self: ClipTask, batch: Any, step: int, whole: float) -> Any:
         steps.append(step)
-        return losses(self, batch, step)
+        return losses(self, batch, step, whole)
 
     with monkeypatch.context() as patch:
         patch.setattr(ClipTask, "losses", noted)
@@ -144,7 +144,7 @@ def test_mlflow_tells_stopped_from_failed(workshop: Workshop, monkeypatch: pytes
     from pipeline.tracking import find_run
 
     def end_with(error: Exception, place: str) -> str:
-        def losses(self: ClipTask, batch: Any, step: int) -> Any:
+        def losses(self: ClipTask, batch: Any, step: int, whole: float) -> Any:
             raise error
 
         monkeypatch.setattr(ClipTask, "losses", losses)
@@ -188,9 +188,9 @@ def test_joint_training_takes_turns(
     kinds: list[str] = []
     losses = ClipTask.losses
 
-    def noted(self: ClipTask, batch: Any, step: int) -> Any:
+    def noted(self: ClipTask, batch: Any, step: int, whole: float) -> Any:
         kinds.append(batch.kind)
-        return losses(self, batch, step)
+        return losses(self, batch, step, whole)
 
     monkeypatch.setattr(ClipTask, "losses", noted)
     result = workshop.run(workshop.spec("joint_train", tracked.checkpoint))

@@ -67,6 +67,7 @@ class Pictures:
 
     def __init__(self, masks: list[np.ndarray]) -> None:
         self.items = masks
+        self.names = tuple(f"p{index}" for index in range(len(masks)))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -75,7 +76,7 @@ class Pictures:
         masks = self.items[index]
         picture = np.random.default_rng(index).integers(0, 256, (*masks.shape[1:], 3), np.uint8)
         ids = tuple(range(len(masks)))
-        return Clip(f"p{index}", self.name, picture[None], masks[None], ids, (0,))
+        return Clip(self.names[index], self.name, picture[None], masks[None], ids, (0,))
 
 
 @pytest.fixture(scope="module")
