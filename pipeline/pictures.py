@@ -9,42 +9,33 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
+from pipeline.fetch import read_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
+"""Modes of one channel with more than 8 bits."""
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a file. Raises DataError when it is missing, unreadable or empty."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); the data set is incomplete or was moved"
-        ) from error
-    if not content:
-        raise DataError(f"{path} is empty (0 bytes); fetch or extract it again")
-    return content
+def read_rgb(path: str | Path, upright: bool = False) -> np.ndarray:
+    """A picture file as uint8 [H, W, 3], RGB; see `decode_rgb`."""
+    return decode_rgb(read_bytes(path), str(path), upright)
 
 
-def decode_rgb(content: bytes, where: str, *, upright: bool = False) -> np.ndarray:
-    """A picture file's bytes as uint8 [H, W, 3]; see `read_rgb`. Raises DataError naming `where`."""
+def decode_rgb(content: bytes, where: str, upright: bool = False) -> np.ndarray:
+    """A picture file's bytes as uint8 [H, W, 3], RGB.
+
+    Grey, palette and CMYK pictures are converted; transparency is dropped, the colours below it stay; 16 bits become
+    8 by dividing by 257. upright: turn the picture as its EXIF orientation says. Data sets leave that tag alone,
+    because masks are drawn on the pixels as they are stored.
+    Raises DataError naming `where`.
+    """
     picture = open_picture(content, where)
     if upright:
         picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # Pillow would clip what is above 255 to white
-        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode in WIDE_MODES:
+        grey = _eight_bits(np.asarray(picture), where)
+        return np.repeat(grey[..., None], 3, axis=-1)
     return np.asarray(picture.convert("RGB"))
-
-
-def read_rgb(path: str | Path, *, upright: bool = False) -> np.ndarray:
-    """A picture file as uint8 [H, W, 3], RGB. Transparency is dropped; of 16-bit grey the upper
-    eight bits count.
-
-    upright: turned as its orientation tag (EXIF) says, as viewers show it; otherwise the tag is
-    left alone, as the masks of data sets ignore it.
-    """
-    return decode_rgb(read_bytes(path), str(path), upright=upright)
 
 
 def open_picture(content: bytes, where: str) -> Image.Image:
@@ -52,9 +43,24 @@ def open_picture(content: bytes, where: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(content))
         picture.load()
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{where} claims more pixels than a picture should have ({error}); "
+            "replace it, or leave it out with `exclude`"
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         reason = str(error).split("<")[0].strip()
         raise DataError(
             f"{where} is not a whole picture ({reason}); fetch or extract it again"
         ) from error
     return picture
+
+
+def _eight_bits(grey: np.ndarray, where: str) -> np.ndarray:
+    """One channel [H, W] of 16 bits as uint8, 65535 becoming 255."""
+    if grey.size and not (grey.min() >= 0 and grey.max() <= 65535):
+        raise DataError(
+            f"{where} has values from {grey.min()} to {grey.max()}; expected 8 or 16 bits a channel: "
+            "convert it to a picture"
+        )
+    return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import StorageError
+from pipeline.remote import ask, filesystem, is_remote, reason, shown
 
 
-def is_remote(path: str | Path) -> bool:
-    """Whether `path` is a URL rather than a folder or file of this machine."""
-    return "://" in str(path) and not str(path).startswith("file://")
+def local_path(path: str | Path) -> Path:
+    """The file or folder of this machine that `path` names, as a path, a `file://` URL or with `~`."""
+    text = str(path)
+    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
 
 
 def open_file(path: str | Path, mode: str = "rb", **options: Any) -> Any:
@@ -33,36 +36,37 @@ def open_file(path: str | Path, mode: str = "rb", **options: Any) -> Any:
         return fsspec.open(str(path), mode, **options).open()
     except (OSError, ValueError, ImportError) as error:
         raise StorageError(
-            f"{path} cannot be opened ({_reason(error)}); check the path and its permissions"
+            f"{shown(path)} cannot be opened ({reason(error)}); check the path and its permissions"
         ) from error
 
 
 def exists(path: str | Path) -> bool:
     """Whether a file or folder is there."""
-    filesystem, inner = _filesystem(path)
-    return bool(filesystem.exists(inner))
+    store, inner = filesystem(path)
+    return ask(path, lambda: bool(store.exists(inner)))
 
 
 def list_files(folder: str | Path, suffix: str = "") -> list[str]:
     """The names directly below `folder` that end in `suffix`, sorted. Raises StorageError when
     there is no folder."""
-    filesystem, inner = _filesystem(folder)
+    store, inner = filesystem(folder)
     try:
-        names = [
-            str(entry).rstrip("/").rsplit("/", 1)[-1]
-            for entry in filesystem.ls(inner, detail=False)
-        ]
+        found = ask(folder, lambda: list(store.ls(inner, detail=False)))
+        names = [str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found]
     except OSError as error:
         raise StorageError(
-            f"{folder} cannot be listed ({_reason(error)}); check that the folder exists"
+            f"{shown(folder)} cannot be listed ({reason(error)}); check that the folder exists"
         ) from error
     return sorted(name for name in names if name.endswith(suffix))
 
 
 @contextmanager
-def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_file(path: str | Path, mode: str = "wb", *, sync: bool = True) -> Iterator[IO[Any]]:
     """A local file that takes the place of `path` when the block ends well, synced to disk; else
-    nothing changes."""
+    nothing changes.
+
+    sync: false for what can be made again; it is whole for every process, but not after a power
+    cut."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
@@ -72,10 +76,12 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp gives 0600, but a run folder is often shared
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -88,13 +94,12 @@ def put(source: str | Path, target: str | Path) -> None:
             with open(source, "rb") as reader, atomic_file(target) as writer:
                 shutil.copyfileobj(reader, writer, length=1 << 22)
             return
-        filesystem, inner = _filesystem(target)
-        filesystem.put_file(
-            str(source), inner
-        )  # object stores publish an object only when it is complete
+        store, inner = filesystem(target)
+        # object stores publish an object only when it is complete
+        ask(target, lambda: store.put_file(str(source), inner))
     except OSError as error:
         raise StorageError(
-            f"{source} could not be stored as {target} ({_reason(error)})"
+            f"{source} could not be stored as {shown(target)} ({reason(error)})"
         ) from error
 
 
@@ -116,7 +121,7 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
             file.write(text)
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({_reason(error)}); give a folder you can write to"
+            f"{path} cannot be written ({reason(error)}); give a folder you can write to"
         ) from error
 
 
@@ -142,7 +147,7 @@ def sha256(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise StorageError(f"{path} cannot be read ({_reason(error)})") from error
+        raise StorageError(f"{path} cannot be read ({reason(error)})") from error
 
 
 def require_writable(folder: str | Path, what: str = "run folder") -> Path:
@@ -157,7 +162,7 @@ def require_writable(folder: str | Path, what: str = "run folder") -> Path:
             file.write(b"x")
     except OSError as error:
         raise StorageError(
-            f"{what} {path} cannot be written ({_reason(error)}); "
+            f"{what} {path} cannot be written ({reason(error)}); "
             "give another folder, or mend its permissions"
         ) from error
     return path
@@ -185,20 +190,6 @@ def size_text(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
-
-
-def _filesystem(path: str | Path) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        filesystem, inner = fsspec.core.url_to_fs(str(path))
-    except (ValueError, ImportError) as error:
-        raise StorageError(f"{path}: no storage of this kind ({error})") from error
-    return filesystem, str(inner)
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _read_umask() -> int:
