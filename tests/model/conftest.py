@@ -1,6 +1,9 @@
-"""The network with golden weights, built once."""
+"""The network with golden weights, built once, and the number of threads it computes with."""
+
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from model.sam2 import SAM2
 from tests.golden.reader import golden_model
@@ -10,3 +13,12 @@ from tests.golden.reader import golden_model
 def micro_golden() -> SAM2:
     """Golden weights in eval mode. Tests that change it must change it back."""
     return golden_model()
+
+
+@pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run the test with one thread and with two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -15,6 +15,8 @@ from tests.golden.reader import FOLDER, Golden, normal
 
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 
 @pytest.fixture(autouse=True)
 def _no_grad():

@@ -15,6 +15,8 @@ from tests.golden.reader import Golden, normal
 HEADS = Golden("micro_c2_sam_heads.npz")
 MEMORY = Golden("micro_d_memory_encoder.npz")
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 
 @pytest.fixture(autouse=True)
 def _no_grad() -> Iterator[None]:
