@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.measure import Row, compare, threads
-from data.extract import extract_many
+from data.extract_many import extract_many
 from data.mixture import TrainingClips, loader
 from data.sources import open_dataset
 from data.sources.sav import list_videos
@@ -31,7 +31,7 @@ def loader_rows() -> list[Row]:
         world = make_world(WORLD, Path(folder) / "world", workers=1)
         videos = DatasetSpec(format="sav", root=str(world.path("sav")))
         frames = Path(folder) / "frames"
-        extract_many(list_videos(videos), frames, 4, 95, workers=1)
+        extract_many(list_videos(videos), frames)
         extracted = DatasetSpec(format="sav", root=videos.root, frames=str(frames))
         pictures = DatasetSpec(format="sa1b", root=str(world.path("sa1b")))
         image_stage, clip_stage = _stage(recipe, "image_pretrain"), _stage(recipe, "video_train")

@@ -1,34 +1,62 @@
-"""Frames out of videos, once, before training: a folder of JPEGs per video, whole or not there at
-all.
+"""Frames out of one video, once, before training: a folder of JPEGs, whole or not there at all.
 
 Videos are decoded as a stream, so memory does not grow with their length. A folder is made under
 another name and renamed when its last frame is written; a finished one is checked and left alone.
+`data.extract_many` does this for many videos.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from pipeline.errors import ConfigError, DataError, StorageError
-from pipeline.video import open_video
+from pipeline.pictures import read_bytes
+from pipeline.video import decoded_frames, frame_times, numbers_at_rate, pixels_of
 
 RECORD = ".extracted.json"
 """In each finished folder: what it was made from, and what it holds."""
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """Which frames of a video are kept, and how. Files are named by frame number in any case."""
+
+    every: int = 4
+    """Every Nth frame, by rank."""
+    fps: float | None = None
+    """Instead: the frames on the screen at this many times a second."""
+    quality: int = 95
+    """Of the JPEGs, 1 to 100."""
+    short_side: int | None = None
+    """Shrink frames whose shorter side has more pixels to this many."""
+    long_side: int | None = None
+    """The same for the longer side."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not 1 <= self.quality <= 100:
+            raise ConfigError(
+                f"every={self.every}, quality={self.quality}: "
+                "expected every >= 1 and quality from 1 to 100"
+            )
+        if self.fps is not None and not self.fps > 0:
+            raise ConfigError(f"fps={self.fps}: expected more than 0 frames a second")
+        sides = [side for side in (self.short_side, self.long_side) if side is not None]
+        if len(sides) > 1 or min(sides, default=1) < 1:
+            raise ConfigError(
+                f"short_side={self.short_side}, long_side={self.long_side}: "
+                "expected one of them, 1 or more pixels"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,112 +75,72 @@ class ExtractReport:
     reused: bool
 
 
-Progress = Callable[[int, int, ExtractReport], None]
-"""Called with videos done, videos in all, and the report of the latest."""
+def extract_frames(
+    video: Path,
+    out_dir: Path,
+    options: ExtractOptions | None = None,
+    annotation: Path | None = None,
+) -> ExtractReport:
+    """Write the frames of `video` that `options` keep to `out_dir` as 00000.jpg ..., upright, named
+    by frame number.
 
-
-def extract_frames(video: Path, out_dir: Path, every: int, quality: int = 95) -> ExtractReport:
-    """Write frames 0, every, 2*every, ... of `video` as `out_dir`/00000.jpg ..., named by frame
-    number.
-
-    A folder that was made from the same file in the same way, and is still whole, is left alone;
-    any other is replaced. Raises DataError when the video is missing, broken or shorter than it
-    says, StorageError when the frames cannot be written; then nothing is left behind.
+    annotation: an SA-V json whose `video_frame_count` has to be that of the video. A folder that
+    was made from the same file in the same way, and is still whole, is left alone; any other is
+    replaced. Raises DataError when the video is missing, broken or not as long as it or its
+    annotation says, StorageError when the frames cannot be written; then nothing is left behind.
     """
-    video, out_dir = Path(video), Path(out_dir)
-    if every < 1 or not 1 <= quality <= 100:
-        raise ConfigError(
-            f"every={every}, quality={quality}: expected every >= 1 and quality from 1 to 100"
-        )
+    video, out_dir, options = Path(video), Path(out_dir), options or ExtractOptions()
     started = time.monotonic()
-    try:
-        # Name and size stand for the content: reading 50,000 videos to skip them would take hours.
-        source = {
-            "video": video.name,
-            "video_bytes": video.stat().st_size,
-            "every": every,
-            "quality": quality,
-        }
-    except OSError as error:
-        raise DataError(f"{video} cannot be read ({error.strerror}); expected a video") from error
-    kept = _finished(out_dir, source)
-    if kept is None:
-        kept = _write(video, out_dir, source)
+    source = _source(video, options, annotation)
+    record = _finished(out_dir, source)
+    reused = record is not None
+    if record is None:
+        record = _write(video, out_dir, options, annotation, source)
     return ExtractReport(
         video=str(video),
         folder=str(out_dir),
-        frames=kept["frames"],
-        decoded=kept["decoded"],
-        bytes=kept["bytes"],
+        frames=record["frames"],
+        decoded=record["decoded"],
+        bytes=record["bytes"],
         seconds=time.monotonic() - started,
-        reused=kept["reused"],
+        reused=reused,
     )
 
 
-def extract_many(
-    videos: Sequence[Path],
-    root: Path,
-    every: int,
-    quality: int = 95,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> list[ExtractReport]:
-    """Extract every video to `root`/<name without suffix>, `workers` at a time, one core each.
-
-    A broken video does not stop the others; at the end DataError names all that failed.
-    Reports come in the order of `videos`.
-    """
-    videos = [Path(video) for video in videos]
-    if not videos:
-        return []
-    name, count = max(Counter(video.stem for video in videos).items(), key=lambda item: item[1])
-    if count > 1:
-        raise DataError(f"{count} videos are called {name}; their frames would share a folder")
-    reports: dict[Path, ExtractReport] = {}
-    failures: list[str] = []
-    jobs = {video: (video, Path(root) / video.stem, every, quality) for video in videos}
-
-    def done(video: Path, result: Callable[[], ExtractReport]) -> None:
+def _source(video: Path, options: ExtractOptions, annotation: Path | None) -> dict[str, Any]:
+    """What the frames depend on. Name and size stand for the content of a file: reading 50,000
+    videos to skip them would take hours."""
+    source: dict[str, Any] = asdict(options)
+    for role, path in (("video", video), ("annotation", annotation)):
         try:
-            reports[video] = result()
-        except DataError as error:
-            failures.append(str(error))
-            return
-        if progress is not None:
-            progress(len(reports) + len(failures), len(videos), reports[video])
-
-    if workers <= 1 or len(videos) <= 1:
-        for video, job in jobs.items():
-            done(video, partial(extract_frames, *job))
-    else:
-        with ProcessPoolExecutor(
-            min(workers, len(videos)), multiprocessing.get_context("spawn"), _start_worker
-        ) as pool:
-            try:
-                futures = {pool.submit(extract_frames, *job): video for video, job in jobs.items()}
-                for future in as_completed(futures):
-                    done(futures[future], future.result)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    if failures:
-        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
-        raise DataError(
-            f"{len(failures)} of {len(videos)} videos could not be extracted: "
-            + "; ".join(sorted(failures)[:3])
-            + more
-        )
-    return [reports[video] for video in videos]
+            source[role] = path and path.name
+            source[f"{role}_bytes"] = path and path.stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}); expected a{'n' * (role[0] == 'a')} {role}"
+            ) from error
+    return source
 
 
-def _write(video: Path, out_dir: Path, source: dict[str, Any]) -> dict[str, Any]:
+def _write(
+    video: Path,
+    out_dir: Path,
+    options: ExtractOptions,
+    annotation: Path | None,
+    source: dict[str, Any],
+) -> dict[str, Any]:
     """Decode into a folder beside `out_dir`, then put it in its place."""
     part = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.part")
     try:
         _clear_old_parts(out_dir)
         part.mkdir(parents=True)
-        decoded, sizes = _decode(video, part, source["every"], source["quality"])
-        record = {**source, "decoded": decoded, "frames": len(sizes), "bytes": sum(sizes)}
+        decoded = 0
+        for number, pixels in _kept(video, options):
+            decoded = number + 1
+            if pixels is not None:
+                (part / f"{number:05d}.jpg").write_bytes(_jpeg(pixels, options))
+        _compare_count(video, decoded, annotation)
+        record = {**source, "decoded": decoded, **_contents(part)}
         (part / RECORD).write_text(json.dumps(record))
         if out_dir.exists():
             shutil.rmtree(out_dir)
@@ -164,49 +152,76 @@ def _write(video: Path, out_dir: Path, source: dict[str, Any]) -> dict[str, Any]
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return {**record, "reused": False}
+    return record
 
 
-def _decode(video: Path, folder: Path, every: int, quality: int) -> tuple[int, list[int]]:
-    """Frames decoded, and the size in bytes of each JPEG written."""
-    sizes: list[int] = []
-    decoded = 0
-    with open_video(video) as (container, stream):
-        promised = stream.frames
-        for frame in container.decode(stream):
-            if decoded % every == 0:
-                pixels = frame.to_ndarray(format="bgr24")
-                ok, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-                if not ok:
-                    raise DataError(f"{video}: frame {decoded} cannot be written as JPEG")
-                (folder / f"{decoded:05d}.jpg").write_bytes(jpeg.tobytes())
-                sizes.append(len(jpeg))
-            decoded += 1
-    if not decoded:
-        raise DataError(f"{video} holds no frames; fetch the video again")
-    if promised and decoded < promised:
+def _kept(video: Path, options: ExtractOptions) -> Iterator[tuple[int, np.ndarray | None]]:
+    """(number, BGR pixels) of every frame in order; no pixels for those that are not kept."""
+    if options.fps is None:
+        for number, frame in enumerate(decoded_frames(video)):
+            yield number, pixels_of(frame, "bgr24") if number % options.every == 0 else None
+        return
+    wanted = set(numbers_at_rate(frame_times(video), options.fps))
+    for number, frame in enumerate(decoded_frames(video)):
+        yield number, pixels_of(frame, "bgr24") if number in wanted else None
+
+
+def _jpeg(pixels: np.ndarray, options: ExtractOptions) -> bytes:
+    """BGR pixels, shrunk where the options say so, as a JPEG."""
+    height, width = pixels.shape[:2]
+    scale = 1.0
+    if options.short_side is not None:
+        scale = options.short_side / min(height, width)
+    if options.long_side is not None:
+        scale = options.long_side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, options.quality])
+    return content.tobytes()
+
+
+def _compare_count(video: Path, decoded: int, annotation: Path | None) -> None:
+    if annotation is None:
+        return
+    try:
+        expected = int(json.loads(read_bytes(annotation))["video_frame_count"])
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{video} is truncated: it promises {promised} frames and {decoded} can be decoded; "
-            "fetch it again"
+            f"{annotation}, video_frame_count: cannot be read ({type(error).__name__}: {error}), "
+            "expected the number of frames of the video; fetch the annotation again"
+        ) from error
+    if decoded != expected:
+        raise DataError(
+            f"{video}: found {decoded} frames, expected {expected} (video_frame_count in "
+            f"{annotation}); fetch both again, they belong to different copies"
         )
-    return decoded, sizes
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    """Number and bytes of the JPEGs in a folder, and a digest of their names and sizes."""
+    with os.scandir(folder) as entries:
+        files = sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(".jpg"))
+    return {
+        "frames": len(files),
+        "bytes": sum(size for _, size in files),
+        "listing": hashlib.sha256(_lines(files).encode()).hexdigest(),
+    }
+
+
+def _lines(files: Iterable[tuple[str, int]]) -> str:
+    return "\n".join(f"{name} {size}" for name, size in files)
 
 
 def _finished(folder: Path, source: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a folder made from `source` that still holds what it did; else None."""
     try:
         record = json.loads((folder / RECORD).read_text())
-        if any(record[key] != value for key, value in source.items()):
-            return None
-        sizes = [
-            (folder / f"{number:05d}.jpg").stat().st_size
-            for number in range(0, record["decoded"], record["every"])
-        ]
+        expected = {**source, **_contents(folder)}
+        same = all(record[key] == value for key, value in expected.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if len(sizes) != record["frames"] or sum(sizes) != record["bytes"]:
-        return None
-    return {**record, "reused": True}
+    return record if same else None
 
 
 def _clear_old_parts(out_dir: Path) -> None:
@@ -229,17 +244,3 @@ def _runs(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _start_worker() -> None:
-    """One thread each; Ctrl-C is left to the parent, and none outlives it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)

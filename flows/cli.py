@@ -39,7 +39,13 @@ The same command continues a run that was stopped; stages that are done are not 
     "synth": """examples:
   sam2-pipeline synth --out world --seed 7 --images 200 --videos 40""",
     "extract-frames": """examples:
-  sam2-pipeline extract-frames --videos /data/sav_train --out /data/sav_frames --every 4""",
+  sam2-pipeline extract-frames --videos /data/sav_train --out /data/sav_frames --every 4
+  sam2-pipeline extract-frames --videos film.mov --out frames --fps 6 --short-side 480
+  sam2-pipeline extract-frames --videos /data/sav_train --out /data/sav_frames \\
+      --launcher slurm --jobs 32 --workers 8 --slurm partition=cpu
+
+Run it again to go on: finished videos are checked and skipped. Exit code 2: some videos are broken;
+the others are done, and OUT/extraction.json says which.""",
     "evaluate": """examples:
   sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
     "export": """examples:
@@ -148,12 +154,29 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     extract = command("extract-frames", "extract frames of videos, skipping what is there")
     extract.add_argument("--videos", type=Path, required=True, help="a video, or a folder of them")
     extract.add_argument("--out", type=Path, required=True, help="gets a folder for every video")
-    extract.add_argument("--every", type=int, default=4, help="keep every Nth frame (4, as SA-V)")
+    which = extract.add_mutually_exclusive_group()
+    which.add_argument("--every", type=int, default=4, help="keep every Nth frame (4, as SA-V)")
+    which.add_argument("--fps", type=float, help="or the frames on screen this often a second")
     extract.add_argument("--quality", type=int, default=95, help="of the JPEG files (95)")
 
     evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
     evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
     evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
+    size = extract.add_mutually_exclusive_group()
+    size.add_argument("--short-side", type=int, metavar="N", help="shrink: shorter side N pixels")
+    size.add_argument("--long-side", type=int, metavar="N", help="shrink: longer side N pixels")
+    extract.add_argument(
+        "--annotations", type=Path, help="SA-V json files to check frame counts (beside the videos)"
+    )
+    extract.add_argument("--workers", type=int, help="videos at a time a job; default: every core")
+    extract.add_argument("--jobs", type=int, default=1, metavar="N", help="share the videos (1)")
+    extract.add_argument(
+        "--launcher", choices=("inline", "local", "slurm"), help="where the jobs run (inline)"
+    )
+    extract.add_argument(
+        "--slurm", nargs="*", default=[], metavar="key=value", help="partition=…, account=… …"
+    )
+    extract.add_argument("--report", type=Path, help="the json report (OUT/extraction.json)")
     evaluate.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
     evaluate.add_argument("--preset", default="base_plus", help="the network (base_plus)")
     evaluate.add_argument("--image-size", type=int, help="its input side; default: the preset's")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,8 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import require_writable, sha256
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -31,7 +28,7 @@ def synth(arguments: argparse.Namespace) -> int:
         val_images=arguments.val_images,
         val_videos=arguments.val_videos,
     )
-    with _bar("drawing") as (bar, task):
+    with progress_bar("drawing") as (bar, task):
 
         def tell(done: int, total: int, latest: str) -> None:
             bar.update(task, completed=done, total=total)
@@ -41,29 +38,6 @@ def synth(arguments: argparse.Namespace) -> int:
     print(f"{world.root}: {how}")
     for name, count in world.counts.items():
         print(f"  {name:<20} {count}")
-    return 0
-
-
-def extract_frames(arguments: argparse.Namespace) -> int:
-    """`extract-frames`: JPEG frames of videos, a folder for each."""
-    from data.extract import extract_many
-
-    source: Path = arguments.videos
-    if not source.exists():
-        raise DataError(f"--videos {source}: there is no such file or folder")
-    videos = [source] if source.is_file() else _videos_below(source)
-    out = require_writable(arguments.out, "output folder")
-    with _bar("extracting") as (bar, task):
-
-        def tell(done: int, total: int, latest: object) -> None:
-            bar.update(task, completed=done, total=total)
-
-        workers = os.cpu_count() or 1
-        reports = extract_many(
-            videos, out, arguments.every, arguments.quality, workers=workers, progress=tell
-        )
-    kept, made = sum(r.frames for r in reports), sum(not r.reused for r in reports)
-    print(f"{out}: {kept} frames of {len(reports)} videos ({made} extracted now)")
     return 0
 
 
@@ -166,15 +140,8 @@ def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
     return asdict(DatasetSpec(format=kind, root=str(folder)))  # type: ignore[arg-type]
 
 
-def _videos_below(folder: Path) -> list[Path]:
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not videos:
-        raise DataError(f"--videos {folder} holds no {', '.join(VIDEO_SUFFIXES)} file")
-    return videos
-
-
 @contextmanager
-def _bar(what: str) -> Iterator[tuple[Progress, Any]]:
+def progress_bar(what: str) -> Iterator[tuple[Progress, Any]]:
     """A progress bar where there is a terminal to show it."""
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,18 +1,29 @@
-"""Frames of a video file by number, without decoding what lies far before them."""
+"""Frames of a video file as players show them: streamed, or by number without decoding what lies
+far before them.
+
+A frame's number is its rank by presentation time, whatever the rate does in between. Frames are
+turned and mirrored as the file's display matrix asks, here and therefore everywhere: in clips read
+from the video, in extracted frames, in predictions.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
 
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
+
+UNTIMED = ("avi", "h264", "hevc", "m4v")
+"""Containers that hold no presentation times (AVI has room for none where frames are reordered)."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,10 @@ class _Timeline:
     """int64 [frames], ascending."""
     keys: np.ndarray
     """int64: the times at which decoding can start."""
+    unit: float
+    """Seconds."""
+    counted: bool
+    """The file has no times worth the name: frames are counted from its start."""
 
 
 @contextmanager
@@ -34,26 +49,69 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     if not where.is_file():
         raise DataError(f"{where} does not exist; expected a video file")
     if where.stat().st_size == 0:
-        raise DataError(f"{where} is empty (0 bytes); fetch the video again")
+        raise DataError(f"{where} is empty (0 bytes), expected a video; fetch it again")
     try:
-        with av.open(str(where)) as container:
+        # A title in some other alphabet is no reason to refuse a video.
+        with av.open(str(where), metadata_errors="replace") as container:
             if not container.streams.video:
-                raise DataError(f"{where} holds no video stream")
+                kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+                raise DataError(
+                    f"{where} holds no video stream (found {kinds}), expected one; "
+                    "fetch it again, or leave the file out"
+                )
             stream = container.streams.video[0]
             # One thread: loaders and the extractor run a process per core.
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.FFmpegError as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"{where} is not a whole video ({str(error).split(':')[0]}); fetch it again"
+            f"{where} is not a whole video ({reason}), expected one that plays to its end; "
+            "fetch it again"
         ) from error
+
+
+def decoded_frames(path: str | Path) -> Iterator[Any]:
+    """Every frame in order as PyAV decodes it, one in memory; `pixels_of` gives its picture.
+
+    Raises DataError when a frame is damaged, or the file ends before the time it promises.
+    """
+    count, end = 0, 0.0
+    with open_video(path) as (container, stream):
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise DataError(
+                    f"{path}: frame {count} is damaged, expected a whole video; fetch it again"
+                )
+            count += 1
+            if frame.pts is not None:
+                end = max(end, float((frame.pts + (frame.duration or 0)) * stream.time_base))
+            yield frame
+        promised, until = stream.frames, _promised_end(stream)
+    if not count:
+        raise DataError(f"{path} holds no frames, expected a video; fetch it again")
+    # An edit list may hide frames that are counted; then the times end where they should.
+    if promised and count < promised and (until is None or end < until - 1.5 * until / promised):
+        raise DataError(
+            f"{path} is truncated: found {count} frames, expected the {promised} its header "
+            "promises; fetch it again"
+        )
+    if not promised and until is not None and end < until - 0.5:
+        raise DataError(
+            f"{path} is truncated: found {end:.1f} seconds, expected the {until:.1f} its header "
+            "promises; fetch it again"
+        )
+
+
+def pixels_of(frame: Any, layout: Literal["rgb24", "bgr24"] = "rgb24") -> np.ndarray:
+    """A decoded frame upright, uint8 [H, W, 3]."""
+    return _upright(frame.to_ndarray(format=layout), frame.side_data.get(SideData.DISPLAYMATRIX))
 
 
 def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
     """Every frame in order as uint8 [H, W, 3], RGB, one at a time."""
-    with open_video(path) as (container, stream):
-        for frame in container.decode(stream):
-            yield frame.to_ndarray(format="rgb24")
+    for frame in decoded_frames(path):
+        yield pixels_of(frame)
 
 
 def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> list[np.ndarray]:
@@ -73,15 +131,16 @@ def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> lis
         wanted = set(missing)
         for number, decoded in _decode_from(path, missing[0], missing[-1]):
             if number in wanted or number % every == 0:
-                picture = decoded.to_ndarray(format="rgb24")
+                picture = pixels_of(decoded)
                 SHARED.put(("video", key, number), picture, picture.nbytes)
                 if number in wanted:
                     found[number] = picture
                     wanted.discard(number)
         if wanted:
             raise DataError(
-                f"{path} ends before frame {min(wanted)}; "
-                "it is truncated, or belongs to other annotations"
+                f"{path} ends before frame {min(wanted)}: found {frame_total(path)} frames, "
+                "expected those of its annotations; it is truncated, or belongs to others: "
+                "fetch both again"
             )
     return [found[number] for number in numbers]
 
@@ -89,6 +148,51 @@ def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> lis
 def frame_total(path: str | Path) -> int:
     """Number of frames, from the packets of the file (nothing is decoded)."""
     return len(_timeline(path).times)
+
+
+def frame_times(path: str | Path) -> np.ndarray:
+    """Seconds from the first frame to each, float64 [frames], ascending (nothing is decoded)."""
+    line = _timeline(path)
+    return (line.times - line.times[0]) * line.unit
+
+
+def numbers_at_rate(times: np.ndarray, fps: float) -> list[int]:
+    """The frames on the screen at 0, 1/fps, 2/fps ... seconds, each once.
+
+    times: float64 [frames], as `frame_times` gives them.
+    >>> numbers_at_rate(np.array([0.0, 0.1, 0.2, 1.0, 1.1]), fps=2)
+    [0, 2, 3]
+    """
+    hair = 1e-6  # times are rounded to the file's unit, and a tick may fall on a frame
+    end = times[-1] + (float(np.median(np.diff(times))) if len(times) > 1 else hair)
+    ticks = np.arange(max(1, math.ceil((end - hair) * fps))) / fps
+    shown = np.searchsorted(times, ticks + hair, side="right") - 1
+    return [int(number) for number in np.unique(shown)]
+
+
+def _upright(pixels: np.ndarray, matrix: Any) -> np.ndarray:
+    """[H, W, 3] as the display matrix (nine int32, x' = a x + c y, y' = b x + d y) wants it shown:
+    turned by quarters and mirrored. Matrices of other turns count as the nearest quarter."""
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
+    if abs(int(b)) > abs(int(a)):
+        pixels, right, down = pixels.transpose(1, 0, 2), c, b
+    else:
+        right, down = a, d
+    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+
+
+def _promised_end(stream: Any) -> float | None:
+    """The second at which the file says its video ends; None where it does not say."""
+    if stream.duration is not None and stream.frames:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:01:12.500000000
+    try:
+        hours, minutes, seconds = (float(part) for part in tag.split(":"))
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _decode_from(path: str | Path, first: int, last: int) -> Iterator[tuple[int, Any]]:
@@ -101,8 +205,8 @@ def _decode_from(path: str | Path, first: int, last: int) -> Iterator[tuple[int,
         keys = timeline.keys[timeline.keys <= times[first]]
         if len(keys) and keys[-1] > times[0]:
             container.seek(int(keys[-1]), stream=stream, backward=True)
-        for frame in container.decode(stream):
-            number = int(np.searchsorted(times, frame.pts))
+        for count, frame in enumerate(container.decode(stream)):
+            number = count if timeline.counted else int(np.searchsorted(times, frame.pts))
             if number > last:
                 return
             yield number, frame
@@ -120,12 +224,16 @@ def _scan(path: str | Path) -> _Timeline:
     times: list[int] = []
     keys: list[int] = []
     with open_video(path) as (container, stream):
+        unit, counted = float(stream.time_base), container.format.name in UNTIMED
+        if counted:
+            unit = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         for packet in container.demux(stream):
-            if packet.pts is None or packet.is_discard:
+            if packet.size == 0 or packet.is_discard or (packet.pts is None and not counted):
                 continue
-            times.append(packet.pts)
-            if packet.is_keyframe:
+            times.append(len(times) if counted else packet.pts)
+            if packet.is_keyframe and not counted:
                 keys.append(packet.pts)
     if not times:
-        raise DataError(f"{path} holds no frames; fetch the video again")
-    return _Timeline(np.array(sorted(times)), np.array(sorted(keys), dtype=np.int64))
+        raise DataError(f"{path} holds no frames, expected a video; fetch it again")
+    starts = np.array(sorted(keys), dtype=np.int64)
+    return _Timeline(np.array(sorted(times)), starts, unit, counted)

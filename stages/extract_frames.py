@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.extract import ExtractReport, extract_many
+from data.extract import ExtractOptions, ExtractReport
+from data.extract_many import Extraction, extract_many
 from data.sources.sav import list_videos
 from data.spec import DatasetSpec
 from pipeline.config import parse
+from pipeline.environment import free_cores
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import ProgressWriter
+from pipeline.stop import check_stop
 from stages.contract import StageResult, StageSpec
 from stages.recipe import ExtractStage
 
@@ -35,12 +40,16 @@ def run(spec: StageSpec) -> StageResult:
         )
     progress = ProgressWriter(spec.folder, len(videos), unit="video")
 
-    def tell(done: int, total: int, latest: ExtractReport) -> None:
+    def tell(done: int, total: int, latest: str) -> None:
         progress.update(done)
+        check_stop()
 
-    reports = extract_many(
-        videos, Path(data.frames), stage.every, stage.quality, workers=stage.workers, progress=tell
+    options = ExtractOptions(every=stage.every, quality=stage.quality)
+    extraction = extract_many(
+        videos, Path(data.frames), options, workers=stage.workers, progress=tell
     )
+    extraction.check()
+    reports = extraction.reports
     return StageResult(
         stage=spec.name,
         key=spec.key,
@@ -54,7 +63,39 @@ def run(spec: StageSpec) -> StageResult:
     )
 
 
-def _digest(reports: list[ExtractReport]) -> str:
+@dataclass(frozen=True)
+class Shard:
+    """A part of many videos as a job of its own, on whatever machine it lands."""
+
+    videos: tuple[str, ...]
+    out: str
+    options: ExtractOptions
+    annotations: str | None
+    workers: int | None
+    """Videos decoded side by side; None: as many as the job has cores."""
+    folder: str
+    """The job's, where its progress is written."""
+
+
+def run_shard(job: Shard) -> Extraction:
+    """Extract the videos of one shard; those that are broken are in the answer, not an error."""
+    progress = ProgressWriter(job.folder, len(job.videos), unit="video")
+
+    def tell(done: int, total: int, latest: str) -> None:
+        progress.update(done)
+        check_stop()
+
+    return extract_many(
+        [Path(video) for video in job.videos],
+        Path(job.out),
+        job.options,
+        annotations=Path(job.annotations) if job.annotations else None,
+        workers=job.workers or free_cores(),
+        progress=tell,
+    )
+
+
+def _digest(reports: Sequence[ExtractReport]) -> str:
     """Identity of the extracted frames: videos, frame counts and sizes."""
     lines = sorted(f"{Path(r.video).name} {r.frames} {r.bytes}" for r in reports)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.extract import extract_many
+from data.extract_many import extract_many
 from data.sources import open_dataset
 from data.sources.sav import list_videos
 from data.spec import DatasetSpec
@@ -49,7 +49,7 @@ def test_sav(tmp_path, extracted):
     root = like.sav(tmp_path / "sav")
     fields = {}
     if extracted:
-        extract_many(sorted(root.rglob("*.mp4")), tmp_path / "frames", every=4)
+        extract_many(sorted(root.rglob("*.mp4")), tmp_path / "frames")
         fields = {"frames": str(tmp_path / "frames")}
     dataset = opened("sav", root, **fields)
     assert dataset.names == ("sav_000001", "sav_000002")

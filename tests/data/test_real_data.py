@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.extract import extract_frames
+from data.extract import ExtractOptions, extract_frames
 from data.mixture import TrainingClips, loader
 from data.sources import open_dataset
 from data.spec import Augment, ClipSampling, DatasetSpec, Mixture
@@ -80,6 +80,6 @@ def test_real_videos_are_read_from_the_middle(shared_dir):
 
 def test_real_clip_extraction(shared_dir, tmp_path):
     video = shared_dir / "data/clips/01_dog.mp4"
-    report = extract_frames(video, tmp_path / "dog", every=16)
+    report = extract_frames(video, tmp_path / "dog", ExtractOptions(every=16))
     assert (report.decoded, report.frames) == (289, 19)
     shutil.rmtree(tmp_path / "dog")

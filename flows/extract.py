@@ -1,0 +1,187 @@
+"""`extract-frames`: JPEG frames of videos, in this process or as jobs that share the videos."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.parts import progress_bar
+from pipeline.errors import ConfigError, DataError, StageError
+from pipeline.storage import require_writable, size_text, write_json
+
+if TYPE_CHECKING:
+    from data.extract_many import Extraction
+    from pipeline.progress import Progress
+    from pipeline.settings import LaunchConfig
+    from stages.extract_frames import Shard
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
+REPORT = "extraction.json"
+JOBS = ".jobs"
+"""Below the output folder: logs and progress of the jobs."""
+
+
+def extract_frames(arguments: argparse.Namespace) -> int:
+    """`extract-frames`: 0 when every video is whole, 2 when some failed; each has its line."""
+    from data.extract import ExtractOptions
+    from data.extract_many import check_names
+    from stages.extract_frames import Shard
+
+    source: Path = arguments.videos
+    if not source.exists():
+        raise DataError(f"--videos {source}: there is no such file or folder")
+    videos = [source] if source.is_file() else _videos_below(source)
+    check_names(videos)
+    for option in ("jobs", "workers"):
+        if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
+            raise ConfigError(f"--{option} {getattr(arguments, option)}: expected 1 or more")
+    options = ExtractOptions(
+        every=1 if arguments.fps else arguments.every,
+        fps=arguments.fps,
+        quality=arguments.quality,
+        short_side=arguments.short_side,
+        long_side=arguments.long_side,
+    )
+    config = _launch_config(arguments)
+    out = require_writable(arguments.out, "output folder")
+    whole = Shard(
+        videos=tuple(str(video.absolute()) for video in videos),
+        out=str(out),
+        options=options,
+        annotations=str(arguments.annotations.absolute()) if arguments.annotations else None,
+        workers=arguments.workers,
+        folder=str(out / JOBS),
+    )
+    count = min(arguments.jobs, len(videos))
+    extraction = _here(whole) if config is None else _shared(whole, count, config)
+    report = arguments.report or out / REPORT
+    write_json(report, extraction.summary())
+    return _say(extraction, out, report)
+
+
+def _here(whole: Shard) -> Extraction:
+    from data.extract_many import extract_many
+    from pipeline.environment import free_cores
+
+    with progress_bar("extracting") as (bar, task):
+        return extract_many(
+            [Path(video) for video in whole.videos],
+            Path(whole.out),
+            whole.options,
+            annotations=Path(whole.annotations) if whole.annotations else None,
+            workers=whole.workers or free_cores(),
+            progress=lambda done, total, latest: bar.update(task, completed=done, total=total),
+        )
+
+
+def _shared(whole: Shard, count: int, config: LaunchConfig) -> Extraction:
+    """Every shard as a job of its own, so that a queue starts each when there is room for it.
+
+    A job that is still alive from an earlier call is attached to; Ctrl-C ends them all.
+    """
+    from data.extract_many import Extraction
+    from pipeline.launch import launch, stop_stage
+    from stages.extract_frames import run_shard
+
+    shards = _shards(whole, count, config)
+    with progress_bar("extracting") as (bar, task), ThreadPoolExecutor(count) as pool:
+        steps = dict.fromkeys(range(count), 0)
+
+        def look(number: int, progress: Progress | None) -> None:
+            steps[number] = progress.step if progress else 0
+            bar.update(task, completed=sum(steps.values()), total=len(whole.videos))
+
+        running = [
+            pool.submit(
+                launch,
+                run_shard,
+                one,
+                one.folder,
+                config,
+                name=f"extract-{number + 1}-of-{count}",
+                key=hashlib.sha256(repr(one).encode()).hexdigest(),
+                on_poll=partial(look, number),
+            )
+            for number, one in enumerate(shards)
+        ]
+        try:
+            errors = [future.exception() for future in running]
+        except BaseException:
+            for one in shards:
+                stop_stage(one.folder, config)
+            raise
+    failed = [error for error in errors if error is not None]
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {count} jobs ended early: {str(failed[0]).splitlines()[0]}; "
+            "run the same command again to go on"
+        )
+    return Extraction.merged([future.result() for future in running])
+
+
+def _shards(whole: Shard, count: int, config: LaunchConfig) -> list[Shard]:
+    """The videos dealt out in turn: the same list gives the same shards, whenever it is asked."""
+    from pipeline.environment import free_cores
+
+    workers = whole.workers
+    if workers is None and config.launcher == "local":
+        workers = max(1, free_cores() // count)
+    return [
+        replace(
+            whole,
+            videos=whole.videos[number::count],
+            workers=workers,
+            folder=f"{whole.folder}/{number + 1}-of-{count}",
+        )
+        for number in range(count)
+    ]
+
+
+def _launch_config(arguments: argparse.Namespace) -> LaunchConfig | None:
+    """How the jobs are started; None for the work of this process."""
+    from pipeline.config import parse
+    from pipeline.settings import LaunchConfig
+
+    launcher = arguments.launcher or ("local" if arguments.jobs > 1 else "inline")
+    if launcher == "inline":
+        if arguments.jobs > 1 or arguments.slurm:
+            raise ConfigError("--jobs and --slurm share videos out; add --launcher local or slurm")
+        return None
+    if arguments.slurm and launcher != "slurm":
+        raise ConfigError("--slurm key=value belongs to --launcher slurm")
+    values: dict[str, Any] = {"launcher": launcher, "threads": arguments.workers}
+    for word in arguments.slurm:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--slurm {word!r}: expected key=value, as partition=cpu")
+        values[key] = int(value) if value.isdecimal() else value
+    return parse(LaunchConfig, values, where="--slurm")
+
+
+def _videos_below(folder: Path) -> Sequence[Path]:
+    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not videos:
+        raise DataError(f"--videos {folder} holds no {', '.join(VIDEO_SUFFIXES)} file")
+    return videos
+
+
+def _say(extraction: Extraction, out: Path, report: Path) -> int:
+    totals = extraction.summary()
+    print(
+        f"{out}: {totals['frames']} frames of {len(extraction.reports)} videos, "
+        f"{size_text(totals['bytes'])} ({totals['extracted']} extracted now); {report}"
+    )
+    for video in sorted(extraction.failures):
+        print(f"error: {extraction.failures[video]}", file=sys.stderr)
+    if extraction.failures:
+        total = totals["videos"]
+        print(f"error: {len(extraction.failures)} of {total} videos failed", file=sys.stderr)
+        return 2
+    return 0
