@@ -114,6 +114,13 @@ def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
         yield pixels_of(frame)
 
 
+def iterate_from(path: str | Path, first: int) -> Iterator[np.ndarray]:
+    """Frames `first`, `first` + 1, ... as uint8 [H, W, 3], RGB, one at a time, to the file's end."""
+    for number, frame in _decode_from(path, first, frame_total(path)):
+        if number >= first:
+            yield pixels_of(frame)
+
+
 def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> list[np.ndarray]:
     """Frames `numbers` (0 is the first) as uint8 [H, W, 3], RGB.
 
