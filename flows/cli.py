@@ -49,7 +49,11 @@ the others are done, and OUT/extraction.json says which.""",
     "evaluate": """examples:
   sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
     "export": """examples:
-  sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt""",
+  sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt
+  sam2-pipeline export sam2.1_hiera_tiny.pt --out tiny.safetensors
+  sam2-pipeline export runs/smoke/final.pt --out shards --format safetensors --shards
+
+What is written is read back and compared before the command says so.""",
     "up": "The ports can also be set with SAM2_PREFECT_PORT, SAM2_MLFLOW_PORT and "
     "SAM2_TENSORBOARD_PORT.",
 }
@@ -158,10 +162,6 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     which.add_argument("--every", type=int, default=4, help="keep every Nth frame (4, as SA-V)")
     which.add_argument("--fps", type=float, help="or the frames on screen this often a second")
     extract.add_argument("--quality", type=int, default=95, help="of the JPEG files (95)")
-
-    evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
-    evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
-    evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
     size = extract.add_mutually_exclusive_group()
     size.add_argument("--short-side", type=int, metavar="N", help="shrink: shorter side N pixels")
     size.add_argument("--long-side", type=int, metavar="N", help="shrink: longer side N pixels")
@@ -177,6 +177,10 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "--slurm", nargs="*", default=[], metavar="key=value", help="partition=…, account=… …"
     )
     extract.add_argument("--report", type=Path, help="the json report (OUT/extraction.json)")
+
+    evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
+    evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
+    evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
     evaluate.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
     evaluate.add_argument("--preset", default="base_plus", help="the network (base_plus)")
     evaluate.add_argument("--image-size", type=int, help="its input side; default: the preset's")
@@ -184,7 +188,22 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--images", type=Path, help="a folder in SA-1B layout")
     evaluate.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="for the results")
 
-    export = command("export", "write a checkpoint as a .pt file that Meta's build_sam2 loads")
-    export.add_argument("checkpoint", help="a file, URL or runs:/…")
-    export.add_argument("--out", type=Path, required=True, help="the .pt file to write")
+    export = command("export", "write a checkpoint's weights so that other code loads them")
+    export.add_argument(
+        "checkpoint", metavar="SOURCE", help="weights or a training checkpoint: file, URL or runs:/…"
+    )
+    export.add_argument("--out", required=True, metavar="FILE", help="file or URL to write")
+    export.add_argument(
+        "--format",
+        choices=("pt", "safetensors"),
+        help="pt: what Meta's build_sam2 loads; default: what FILE ends in, else pt",
+    )
+    export.add_argument(
+        "--shards",
+        action="store_true",
+        help="make FILE a folder: encoder, decoder and memory apart, and an index of digests",
+    )
+    export.add_argument(
+        "--image-size", type=int, metavar="N", help="input side to note in safetensors files"
+    )
     export.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")

@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight
+from flows.export import export
 from flows.extract import extract_frames
-from flows.parts import evaluate, export, synth
+from flows.parts import evaluate, synth
 from flows.results import short
 from flows.run import Request, Run
 from pipeline.errors import ConfigError, StageError

@@ -52,21 +52,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return _measure(arguments)
 
 
-def export(arguments: argparse.Namespace) -> int:
-    """`export`: a checkpoint in the released format."""
-    from pipeline.tracking import fetch_checkpoint
-    from stages.export import export_weights
-
-    runs = arguments.runs.expanduser().absolute()
-    found = fetch_checkpoint(
-        arguments.checkpoint, "", runs / "cache", f"sqlite:///{runs / 'mlflow.db'}"
-    )
-    require_writable(arguments.out.expanduser().absolute().parent, "output folder")
-    name = export_weights(found, arguments.out)
-    print(f"{arguments.out}: weights of {name}, sha256 {sha256(arguments.out)}")
-    return 0
-
-
 def _score_masks(arguments: argparse.Namespace) -> int:
     from stages.evaluation.folders import score_folders
 

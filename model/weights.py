@@ -1,159 +1,196 @@
 """Weights in and out of the network, in the layout of the published checkpoints.
 
-A checkpoint is a file of torch.save that holds {"model": state dict}. Nothing in it is ever
-executed (`weights_only=True`), and the network is either filled completely or left as it was.
+Loading is all or nothing: the network is filled completely or left as it was, and what does not fit
+is named. `weights_read` opens files, `weights_identity` recognises them, `weights_write` makes them.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
-from io import BytesIO
+import logging
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import IO, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.config import PRESETS, SAM2Config, Version, preset
+from model.config import SAM2Config, preset
 from model.sam2 import SAM2
-from pipeline.errors import CheckpointError
+from model.weights_identity import (
+    COMPONENTS,
+    Component,
+    bare,
+    contents,
+    describe,
+    differences,
+    expected_weights,
+    identify,
+    identity_of,
+    of_component,
+    parse_expected,
+)
+from model.weights_read import Source, Stored, read_weights, require_finite
+from model.weights_shards import About
+from model.weights_write import Format, format_of, write_shards, write_weights
+from pipeline.errors import CheckpointError, ConfigError
 
-SHOWN = 3
-"""How many names of each kind an error lists."""
-V21_ENTRY = "no_obj_embed_spatial"
+logger = logging.getLogger(__name__)
 
 
-def load_checkpoint(model: SAM2, source: str | Path | bytes) -> None:
-    """Fill a network with the weights of a checkpoint, all of them or none.
+@overload
+def load_checkpoint(source: Source, model: SAM2) -> SAM2: ...
+@overload
+def load_checkpoint(
+    source: Source, *, image_size: int | None = None, expect: str | None = None
+) -> SAM2: ...
+def load_checkpoint(
+    source: Source,
+    model: SAM2 | None = None,
+    *,
+    image_size: int | None = None,
+    expect: str | None = None,
+) -> SAM2:
+    """A network with the weights of a checkpoint; without `model` one of the size and version that
+    the weights are of.
 
-    source: a path, or the content of a file. Names may carry the prefixes of DDP and torch.compile.
-    Raises CheckpointError where the file is missing, cut short, holds more than tensors, or belongs
-    to a network of another size or version; the network is then unchanged.
+    source: a path, a URL that fsspec knows (`s3://`, `https://`, `file://`, ...), the content of a
+    file, or the folder or index of a sharded export. It holds {"model": state dict}, whatever else
+    training put beside it, or is one of our safetensors exports. Names may carry the prefixes of
+    DDP and torch.compile. model: filled and returned; it keeps its device, dtype and mode.
+    image_size: side of the input of a network that is built; by default what the file says, else
+    the preset's. expect: what it must be, "large 2.0", or "large" for either version.
+
+    Nothing in the file is executed. Raises CheckpointError where the file is missing, broken, not
+    finite, or belongs to another network; a given `model` is then unchanged.
     """
-    name = "the given bytes" if isinstance(source, bytes) else str(source)
-    weights = _unwrapped(_read(source, name), name)
-    problems = differences(weights, model)
-    if problems:
-        raise CheckpointError(
-            f"{name} does not fit the network ({_describe(model.config)}): {problems}. "
-            f"{_remedy(weights)}"
-        )
-    model.load_state_dict(weights, strict=True)
+    if model is not None and (image_size is not None or expect is not None):
+        raise ConfigError("load_checkpoint: give a model, or image_size and expect, not both")
+    stored = read_weights(source)
+    if model is not None:
+        _require_fit(stored, model, asked=describe(model.config))
+        _tell_precision(stored)
+        model.load_state_dict({name: stored.weights[bare(name)] for name in model.state_dict()})
+        return model
+    config, asked = _config_of(stored, image_size, expect)
+    with torch.device("meta"):  # no time for random weights, and no step of the random generator
+        built = SAM2(config)
+    _require_fit(stored, built, asked)
+    _tell_precision(stored)
+    own = {name: _own_copy(stored.weights[name]) for name in built.state_dict()}
+    built.load_state_dict(own, assign=True)
+    return built
 
 
-def save_checkpoint(model: torch.nn.Module, target: str | Path | BytesIO) -> None:
-    """Write {"model": state dict} on the CPU, without wrapper prefixes, to a path or buffer.
+def load_component(source: Source, model: SAM2, component: Component) -> list[str]:
+    """Fill one component of a network, `encoder`, `decoder` or `memory`, and leave the others.
 
-    Not atomic: whoever keeps training checkpoints writes to a buffer or a temporary name first.
+    source: as for `load_checkpoint`, whole, or the shard of that component. For a network that
+    starts from another one's image encoder, say. Returns the names that were filled: every one of
+    the component, or CheckpointError is raised and the network is unchanged.
     """
-    weights = {
-        _bare(name): value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
-    torch.save({"model": weights}, target)
-
-
-def differences(weights: Mapping[str, Tensor], model: SAM2) -> str:
-    """What keeps weights from fitting a network, in words; empty where they fit."""
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in weights]
-    surplus = [name for name in weights if name not in expected]
-    reshaped = [
-        f"{name} is {list(weights[name].shape)}, expected {list(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    found = [("missing", missing), ("not expected", surplus), ("of another shape", reshaped)]
-    return "; ".join(
-        f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
-        for kind, names in found
-        if names
-    )
-
-
-def identify(weights: Mapping[str, Tensor]) -> str | None:
-    """Which preset and version weights are of, such as "tiny 2.1"; None for none of them."""
-    version: Version = "2.1" if V21_ENTRY in weights else "2.0"
-    for name in PRESETS:
-        with torch.device("meta"):
-            expected = SAM2(preset(name, version=version)).state_dict()
-        if {key: value.shape for key, value in expected.items()} == {
-            key: value.shape for key, value in weights.items()
-        }:
-            return f"{name} {version}"
-    return None
-
-
-def _read(source: str | Path | bytes, name: str) -> object:
-    """The content of a checkpoint, made of plain containers and tensors on the CPU."""
-    try:
-        file = BytesIO(source) if isinstance(source, bytes) else source
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{name} does not exist; expected a checkpoint file") from error
-    except pickle.UnpicklingError as error:
+    if component not in COMPONENTS:
+        raise ConfigError(f"component {component!r}: expected one of {', '.join(COMPONENTS)}")
+    stored = read_weights(source)
+    own = expected_weights(model)
+    wanted = {name: own[name] for name in of_component(component, own)}
+    held = {name: stored.weights[name] for name in of_component(component, stored.weights)}
+    if problems := differences(held, wanted):
         raise CheckpointError(
-            f"{name} holds more than tensors and plain containers, and was not loaded because that "
-            f"could run foreign code; or it is no checkpoint at all. Expected "
-            f"torch.save({{'model': state dict}}). Torch says: {str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{name} cannot be read; it is probably cut short or not a checkpoint. Copy it again "
-            f"and compare its size. Torch says: {(str(error) or type(error).__name__)[:200]}"
-        ) from error
-
-
-def _unwrapped(content: object, name: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint's content, under bare names."""
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not weights:
-        keys = list(content)[:SHOWN] if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
-            f"{name} holds {keys}; expected a dict with the weights under 'model'"
+            f"the {component} of {stored.name} does not fit a {describe(model.config)}: {problems}"
         )
-    strange = [key for key, value in weights.items() if not _is_plain(value)]
-    if strange:
+    _tell_precision(stored)
+    new = own | held
+    model.load_state_dict({name: new[bare(name)] for name in model.state_dict()})
+    return list(wanted)
+
+
+def save_checkpoint(
+    model: nn.Module,
+    target: str | Path | IO[bytes],
+    *,
+    form: Format | None = None,
+    shards: bool = False,
+) -> list[str]:
+    """Write the weights of a network, float32 under bare names in the published order.
+
+    model: a SAM2, or one wrapped by DDP or torch.compile. target: a path, a URL that fsspec knows,
+    or an open binary file. form: "pt", the released {"model": state dict}, or "safetensors", which
+    also says which network it is of; by default what the name of the target ends in, else "pt".
+    shards: make a folder of `target`, with a file for each component and an index of their digests.
+
+    Each file is there whole or not at all, and equal weights give equal bytes. Returns the paths
+    written, the index last. Raises CheckpointError where weights are not finite or the target
+    cannot be written.
+    """
+    network = next((part for part in model.modules() if isinstance(part, SAM2)), None)
+    if network is None:
+        raise TypeError(f"save_checkpoint: expected a SAM2, found a {type(model).__name__}")
+    weights = {name: _plain_copy(value) for name, value in expected_weights(network).items()}
+    require_finite(weights, "the network to save")
+    about = _about(network.config)
+    form = format_of(target, form)
+    if not isinstance(target, str | Path):
+        if shards:
+            raise ConfigError("save_checkpoint: shards need a folder, not an open file")
+        write_weights(weights, about, target, form)
+        return []
+    if shards:
+        return write_shards(weights, about, target, form)
+    write_weights(weights, about, target, form)
+    return [str(target)]
+
+
+def _config_of(
+    stored: Stored, image_size: int | None, expect: str | None
+) -> tuple[SAM2Config, str]:
+    """The network to build for weights, and how to call what was asked for."""
+    found = identify(stored.weights)
+    side = image_size or stored.about.image_size
+    if expect is not None:
+        size, version = parse_expected(expect)
+        version = version or (found.version if found and found.size == size else "2.1")
+        return preset(size, side, version=version), f"{size} {version}"
+    held = contents(stored.weights)
+    if found is None or held != str(found):
         raise CheckpointError(
-            f"{name}: {strange[:SHOWN]} under 'model' are not dense tensors of real numbers; "
-            f"expected a state dict as SAM2.state_dict() gives it"
+            f"{stored.name} holds {held}, not the whole weights of a network that can be built by "
+            "name; give load_checkpoint the model they belong to, or all shards in their folder"
         )
-    return {_bare(str(key)): value for key, value in weights.items()}
+    return preset(found.size, side, version=found.version), str(found)
 
 
-def _is_plain(value: object) -> bool:
-    """A dense tensor of real numbers with its data: what copying into a parameter never refuses."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.is_floating_point()
-    )
+def _require_fit(stored: Stored, network: SAM2, asked: str) -> None:
+    problems = differences(stored.weights, expected_weights(network))
+    if not problems:
+        return
+    held = contents(stored.weights)
+    found = identify(stored.weights)
+    if held.startswith("only"):
+        problems += ". Load the folder of shards, or one of them with load_component"
+    elif found is not None and held != asked:
+        known = f"preset({found.size!r}, version={found.version!r})"
+        problems += f". Leave the network to load_checkpoint, or build it with {known}"
+    raise CheckpointError(f"{stored.name} is {held}, you asked for {asked}: {problems}")
 
 
-def _bare(name: str) -> str:
-    """A parameter's name without what DDP (in front) and torch.compile (anywhere) put into it."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while parts[:1] == ["module"]:
-        parts = parts[1:]
-    return ".".join(parts)
+def _tell_precision(stored: Stored) -> None:
+    """Say so where the weights were stored with another precision than the network's."""
+    others = {str(value.dtype).removeprefix("torch.") for value in stored.weights.values()}
+    if others != {"float32"}:
+        logger.warning("%s holds %s; converted", stored.name, " and ".join(sorted(others)))
 
 
-def _describe(config: SAM2Config) -> str:
-    """A network's size and version: "tiny 2.1", or its widths where no preset has them."""
-    for name, known in PRESETS.items():
-        if (known.trunk.width, known.trunk.depths, known.hidden) == (
-            config.trunk.width,
-            config.trunk.depths,
-            config.hidden,
-        ):
-            return f"{name} {config.version}"
-    return f"trunk width {config.trunk.width}, depths {config.trunk.depths}, {config.version}"
+def _about(config: SAM2Config) -> About:
+    known = identity_of(config)
+    return About(known.size if known else None, config.version, config.image_size)
 
 
-def _remedy(weights: Mapping[str, Tensor]) -> str:
-    found = identify(weights)
-    if found is None:
-        return "The file is of no size known here: build the network as it was trained"
-    name, version = found.split()
-    return f"The file is a {found}: build the network with preset({name!r}, version={version!r})"
+def _own_copy(value: Tensor) -> Tensor:
+    """A contiguous float32 copy, which no longer depends on the mapped file."""
+    return value.to(torch.float32, copy=True).contiguous()
+
+
+def _plain_copy(value: Tensor) -> Tensor:
+    """Contiguous float32 on the CPU; copied only where it shares memory with something larger,
+    which would be saved with it."""
+    value = value.detach().to("cpu", torch.float32).contiguous()
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()

@@ -93,7 +93,8 @@ def reason(error: BaseException) -> str:
     for name in SECRETS:
         if os.environ.get(name):
             text = text.replace(os.environ[name], "***")
-    return " ".join(re.sub(r"://[^/@\s]*@", "://***@", text).split())
+    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    return " ".join(re.sub(r"(://[^\s?'\"]*)\?[^\s'\")]*", r"\1", text).split())  # signed URLs
 
 
 def _status(error: BaseException) -> int | None:

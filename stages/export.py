@@ -1,38 +1,62 @@
-"""Write the weights of a checkpoint as a file that the released code loads."""
+"""Write the weights of a checkpoint in the formats that other code loads, and read them back."""
 
 from __future__ import annotations
 
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from model.config import preset
-from model.sam2 import build_sam2
-from model.weights import identify, load_checkpoint, save_checkpoint
-from pipeline.errors import CheckpointError
-from pipeline.storage import atomic_file
+from model.weights import load_checkpoint, save_checkpoint
+from model.weights_identity import describe
+from model.weights_write import Format, format_of
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.storage import sha256
 
 
-def export_weights(source: Path, target: Path) -> str:
-    """Check the weights of `source` against the network they say they are of, and write `target`.
+@dataclass(frozen=True)
+class Export:
+    """What was written."""
 
-    Returns that network's name, such as `tiny 2.1`. Raises CheckpointError when the file is not a
-    checkpoint of a known size; `target` is then left as it was.
+    network: str
+    """Size and version, such as `tiny 2.1`."""
+    image_size: int
+    tensors: int
+    parameters: int
+    files: dict[str, str]
+    """SHA-256 of each file, by path or URL."""
+
+
+def export_weights(
+    source: str | Path,
+    target: str | Path,
+    form: Format | None = None,
+    *,
+    shards: bool = False,
+    image_size: int | None = None,
+) -> Export:
+    """Write the weights in `source` to `target`, load them from there and compare every number.
+
+    For the arguments see `load_checkpoint` and `save_checkpoint`. Raises CheckpointError when
+    `source` does not hold the whole weights of a known network, and `target` is left as it was; or
+    when what was written does not read back equal.
     """
-    content = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
-    weights = content.get("model") if isinstance(content, dict) else None
-    name = identify(weights) if isinstance(weights, dict) else None
-    if name is None:
-        raise CheckpointError(
-            f"{source} holds no weights of a known size; expected {{'model': state dict}} of one "
-            "of the presets"
+    if image_size is not None and format_of(target, form) == "pt":
+        raise ConfigError(
+            f"image size {image_size}: the released .pt format does not keep it; export safetensors"
         )
-    size, version = name.split()
-    model = build_sam2(preset(size, version=version))  # type: ignore[arg-type]
-    load_checkpoint(model, source)
-    buffer = BytesIO()
-    save_checkpoint(model, buffer)
-    with atomic_file(target) as file:
-        file.write(buffer.getbuffer())
-    return name
+    model = load_checkpoint(source, image_size=image_size)
+    written = save_checkpoint(model, target, form=form, shards=shards)
+    weights, again = model.state_dict(), load_checkpoint(written[-1]).state_dict()
+    changed = [name for name, value in weights.items() if not torch.equal(value, again[name])]
+    if changed:
+        raise CheckpointError(
+            f"{target} does not read back as it was written ({changed[0]} differs); check the disk"
+        )
+    return Export(
+        network=describe(model.config),
+        image_size=model.config.image_size,
+        tensors=len(weights),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        files={file: sha256(file) for file in written},
+    )

@@ -1,0 +1,34 @@
+"""`export`: a checkpoint as files that facebookresearch/sam2, or any reader of safetensors, loads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.remote import is_remote
+from pipeline.storage import local_path, require_writable
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write the weights, read them back, and say what they are."""
+    from pipeline.tracking import fetch_checkpoint
+    from stages.export import export_weights
+
+    out = str(arguments.out)
+    if not is_remote(out):
+        out = str(local_path(out).absolute())
+        require_writable(Path(out).parent, "output folder")
+    source: str | Path = arguments.checkpoint
+    if str(source).startswith("runs:/"):
+        runs = arguments.runs.expanduser().absolute()
+        store = f"sqlite:///{runs / 'mlflow.db'}"
+        source = fetch_checkpoint(arguments.checkpoint, "", runs / "cache", store)
+    done = export_weights(
+        source, out, arguments.format, shards=arguments.shards, image_size=arguments.image_size
+    )
+    print(
+        f"{done.network}: {done.tensors} tensors, {done.parameters:,} parameters; read back equal"
+    )
+    for file, digest in done.files.items():
+        print(f"{file}  sha256 {digest}")
+    return 0
