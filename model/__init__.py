@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from model.config import SAM2Config, preset
     from model.image_predictor import ImagePredictor
+    from model.mask_generator import MaskGenerator
     from model.sam2 import SAM2, build_sam2
     from model.video_predictor import VideoPredictor
     from model.weights import load_checkpoint, save_checkpoint
 
 _HOMES = {
     "ImagePredictor": "model.image_predictor",
+    "MaskGenerator": "model.mask_generator",
     "SAM2": "model.sam2",
     "SAM2Config": "model.config",
     "VideoPredictor": "model.video_predictor",
@@ -30,6 +32,7 @@ _HOMES = {
 __all__ = [
     "SAM2",
     "ImagePredictor",
+    "MaskGenerator",
     "SAM2Config",
     "VideoPredictor",
     "build_sam2",

@@ -13,17 +13,14 @@ from pipeline.errors import DataError
 Picture = np.ndarray | Tensor | Image.Image
 """What may be asked about; see `rgb_pixels`."""
 
-SIXTEEN_TO_EIGHT = 65535 // 255
-"""A 16-bit level is this many 8-bit levels, so that white stays white."""
-
 
 def rgb_pixels(picture: Picture, where: str = "the picture") -> Tensor:
     """A picture as uint8 [H, W, 3], RGB.
 
     picture: uint8 [H, W, 3] in RGB; grey as [H, W] or [H, W, 1], whose level becomes all three
-    colours; [H, W, 4], whose alpha is dropped; uint16 in any of these forms, scaled so that 65535
-    becomes 255; as an array, a tensor, or a PIL picture of any mode. An orientation tag is left
-    alone, as everywhere here: masks belong to the stored pixels.
+    colours; [H, W, 4], whose alpha is dropped; uint16 in any of these forms, of which the upper
+    eight bits count, as where files are read; as an array, a tensor, or a PIL picture of any mode.
+    An orientation tag is left alone: masks belong to the stored pixels.
     Raises DataError for anything else: floats (their range is anybody's guess), bools, signed
     numbers, channels first, no pixels at all.
     """
@@ -41,7 +38,7 @@ def rgb_pixels(picture: Picture, where: str = "the picture") -> Tensor:
     if pixels.numel() == 0:
         raise DataError(f"{where}: found no pixels, shape {tuple(picture.shape)}; read it again")
     if pixels.dtype == torch.uint16:
-        pixels = (pixels.float() / SIXTEEN_TO_EIGHT).round().byte()
+        pixels = (pixels.int() >> 8).byte()
     return pixels.expand(-1, -1, 3) if pixels.shape[2] == 1 else pixels[..., :3]
 
 

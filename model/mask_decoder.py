@@ -57,13 +57,14 @@ class DecodedMasks(NamedTuple):
         )
 
 
-def stability(logits: Tensor) -> Tensor:
+def stability(logits: Tensor, threshold: float = 0.0, margin: float = STABILITY_MARGIN) -> Tensor:
     """How little masks [N, M, H, W] change when the threshold moves: IoU in 0..1, [N, M, 1].
 
-    Between the masks above +margin and above -margin; 1 where the latter is empty.
+    Between the masks above threshold + margin and above threshold - margin; 1 where the latter is
+    empty.
     """
-    inner = (logits > STABILITY_MARGIN).flatten(2).sum(dim=2, keepdim=True).float()
-    outer = (logits > -STABILITY_MARGIN).flatten(2).sum(dim=2, keepdim=True).float()
+    inner = (logits > threshold + margin).flatten(2).sum(dim=2, keepdim=True).float()
+    outer = (logits > threshold - margin).flatten(2).sum(dim=2, keepdim=True).float()
     return torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
 
 
