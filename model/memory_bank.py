@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from model.memory_choice import MemoryWindow, select_memories, select_pointers
+from model.memory_choice import MemoryWindow, select_reading
 from model.sam2 import SAM2
 from model.types import ImageFeatures, Memory
 
@@ -47,22 +47,13 @@ class MemoryBank:
     def recall(self, frame: int, features: ImageFeatures) -> Tensor:
         """The features of `frame` (one row per object) in the light of the bank: [N, C, h, w]."""
         prompted = list(self.conditioning)
-        memories = select_memories(frame, prompted, self.tracked, self.window)
-        pointers = select_pointers(frame, prompted, self.tracked, self.window, self.frame_count)
+        read = select_reading(frame, prompted, self.tracked, self.window, self.frame_count)
         return self.model.recall(
             features,
-            [(self._memory(t), row) for t, row in memories],
-            [(self._at(t).pointer, float(distance)) for t, distance in pointers],
-            max_pointer_distance=float(self.window.pointer_reach(self.frame_count)),
+            [(self._memory(t), row) for t, row in read.memories],
+            [(self._at(t).pointer, float(distance)) for t, distance in read.pointers],
+            max_pointer_distance=float(read.unit),
         )
-
-    def forget(self, frame: int) -> None:
-        """Drop what no frame from `frame` on reads, tracking forwards; conditioning frames stay."""
-        for t in list(self.tracked):
-            if t < frame - self.window.pointer_reach(self.frame_count):
-                del self.tracked[t]
-            elif t < frame - self.window.memory_reach:
-                self.tracked[t] = self.tracked[t]._replace(memory=None)
 
     def _at(self, frame: int) -> Remembered:
         return self.conditioning[frame] if frame in self.conditioning else self.tracked[frame]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,33 @@ class MemoryWindow:
         return 1 + (self.memories - 1) * self.stride
 
 
+class Reading(NamedTuple):
+    """What one frame reads of the memory bank. Objects whose readings are equal can be one batch."""
+
+    memories: tuple[tuple[int, int], ...]
+    """Frames whose mask memory is read, each with its row of `maskmem_tpos_enc`."""
+    pointers: tuple[tuple[int, int], ...]
+    """Frames whose object pointer is read, each with its distance in frames."""
+    unit: int
+    """The distance that counts as 1 in the positions of pointers."""
+
+
+def select_reading(
+    frame: int,
+    conditioning: Sequence[int],
+    tracked: Collection[int],
+    window: MemoryWindow,
+    frame_count: int,
+) -> Reading:
+    """`select_memories` and `select_pointers` of one frame."""
+    return Reading(
+        memories=tuple(select_memories(frame, conditioning, tracked, window)),
+        pointers=tuple(select_pointers(frame, conditioning, tracked, window, frame_count)),
+        # A single picture that is corrected reads its own pointer, at distance 0.
+        unit=max(1, window.pointer_reach(frame_count)),
+    )
+
+
 def nearest_conditioning(frame: int, conditioning: Sequence[int], limit: int | None) -> list[int]:
     """The conditioning frames `frame` attends to: the nearest before, the nearest at or after, then
     the nearest left.
@@ -70,13 +98,13 @@ def select_memories(
     [(0, 6), (1, 3), (2, 2), (3, 1), (4, 0)]
     """
     chosen = nearest_conditioning(frame, conditioning, window.max_conditioning)
-    recent = set(tracked) | set(conditioning) - set(chosen)
+    left_out = set(conditioning) - set(chosen)
     wanted = [
         (_recent_frame(frame, distance, window), distance - 1)
         for distance in range(window.memories - 1, 0, -1)
     ]
     return [(t, window.memories - 1) for t in chosen] + [
-        (t, row) for t, row in wanted if t in recent
+        (t, row) for t, row in wanted if t in tracked or t in left_out
     ]
 
 
@@ -97,12 +125,12 @@ def select_pointers(
     """
     sign = -1 if window.backwards else 1
     chosen = nearest_conditioning(frame, conditioning, window.max_conditioning)
-    recent = set(tracked) | set(conditioning) - set(chosen)
+    left_out = set(conditioning) - set(chosen)
     prompted = [(t, (frame - t) * sign) for t in chosen]
     if not window.future_pointers:
         prompted = [(t, distance) for t, distance in prompted if distance >= 0]
     behind = [(frame - d * sign, d) for d in range(1, window.pointer_reach(frame_count) + 1)]
-    return prompted + [(t, distance) for t, distance in behind if t in recent]
+    return prompted + [(t, distance) for t, distance in behind if t in tracked or t in left_out]
 
 
 def frames_read(

@@ -1,28 +1,32 @@
-"""Follow objects through a video from the masks they are shown with: semi-supervised segmentation,
-streaming.
+"""Segment objects through videos: as a stream from masks, or in a session with a user.
 
 Frames are read as they are needed and memory is bounded, so a video may be of any length. Objects
-that are shown on the same frame are one batch.
+whose memory has the same shape are one batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.frames import Frame, check_frame
 from model.memory import without_overlap
-from model.memory_bank import MemoryBank
-from model.memory_choice import MemoryWindow
 from model.sam2 import ABSENT_LOGIT, SAM2, mask_logits
-from model.types import ImageFeatures, Prompts
+from model.types import ImageFeatures
+from model.video_features import encode_frames
+from model.video_follow import Follower, squared_masks
+from model.video_masklet import Masklet
+from model.video_settings import VideoSettings
+from model.video_store import AnswerStore
 from pipeline.errors import DataError
 
 Mask = NDArray[np.bool_] | Tensor
@@ -32,38 +36,20 @@ ShownMasks = Mapping[int, Mapping[int, Mask]]
 frame."""
 
 
-@dataclass
-class _Group:
-    """Objects shown on the same frame."""
-
-    numbers: list[int]
-    masks: list[Mask]
-    bank: MemoryBank
-
-
 class VideoPredictor:
-    """Tracks objects forwards through videos. Puts the model into eval mode.
+    """Tracks objects through videos. Puts the model into eval mode.
 
-    frames_at_once: frames encoded together, ahead of tracking. exclusive: each pixel belongs to at
-    most one object in what is handed out (what is remembered stays as it was answered).
+    settings: how; single ones may be given by name instead, as in
+    `VideoPredictor(model, exclusive=True)`.
     """
 
-    def __init__(
-        self,
-        model: SAM2,
-        *,
-        window: MemoryWindow | None = None,
-        frames_at_once: int = 4,
-        exclusive: bool = False,
-    ) -> None:
+    def __init__(self, model: SAM2, settings: VideoSettings | None = None, **changes: Any) -> None:
         self.model = model.eval()
-        self.window = window or MemoryWindow(future_pointers=False)
-        self.frames_at_once = frames_at_once
-        self.exclusive = exclusive
+        self.settings = replace(settings or VideoSettings(), **changes)
 
     def track(
         self,
-        frames: Iterable[NDArray[np.uint8]],
+        frames: Iterable[Frame],
         masks: Mask | ShownMasks,
         *,
         frame_count: int | None = None,
@@ -77,32 +63,24 @@ class VideoPredictor:
         they are ±10 as shown. frame_count: length of the video where `frames` has none; it matters
         for videos below 16 frames only.
 
-        Raises DataError for an object shown twice or after the end of the video, or a mask of
-        another size.
+        Raises DataError for an object shown twice or after the end of the video, a mask or a frame
+        of another size, or a frame that is no picture.
         """
         shown = _shown(masks)
         numbers = sorted({number for objects in shown.values() for number in objects})
         if frame_count is None and isinstance(frames, Sized):
             frame_count = len(frames)
-        groups: list[_Group] = []
+        tracking = _Tracking(Follower(self.model, self.settings, frame_count))
         position = -1
-        for position, (size, features) in enumerate(self._seen(frames)):
+        for position, (size, seen) in enumerate(self._seen(frames)):
             out = torch.full((len(numbers), *size), ABSENT_LOGIT, device=self.model.device)
-            for group in groups:
-                out[[numbers.index(n) for n in group.numbers]] = self._follow(
-                    group, position, features, size
-                )
-            if shown.get(position):
-                group = _Group(
-                    list(shown[position]),
-                    list(shown[position].values()),
-                    MemoryBank(self.model, self.window, frame_count),
-                )
-                out[[numbers.index(n) for n in group.numbers]] = self._meet(
-                    group, position, features, size
-                )
-                groups.append(group)
-            yield without_overlap(out[:, None])[:, 0] if self.exclusive and len(out) > 1 else out
+            for number, logits in tracking.follow(position, seen, size):
+                out[numbers.index(number)] = logits
+            for number, logits in tracking.meet(position, seen, size, shown.get(position, {})):
+                out[numbers.index(number)] = logits
+            if self.settings.exclusive and len(out) > 1:
+                out = without_overlap(out[:, None])[:, 0]
+            yield out
         late = sorted(t for t in shown if t > position)
         if late:
             raise DataError(
@@ -111,84 +89,84 @@ class VideoPredictor:
             )
 
     def _seen(
-        self, frames: Iterable[NDArray[np.uint8]]
-    ) -> Iterator[tuple[tuple[int, int], ImageFeatures]]:
-        """Height, width and features of each frame; frames are encoded some at a time."""
-        side = self.model.config.image_size
-        coming = iter(frames)
-        while batch := list(islice(coming, self.frames_at_once)):
-            squares = [
-                np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC))
-                for frame in batch
-            ]
-            pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-            with torch.inference_mode():
-                seen = self.model.encode(self.model.normalise(pixels.to(self.model.device)))
+        self, frames: Iterable[Frame]
+    ) -> Iterator[tuple[tuple[int, int], Callable[[], ImageFeatures]]]:
+        """The size of each frame and, on request, its features; frames are encoded some at a
+        time."""
+        coming, position = iter(frames), 0
+        size: tuple[int, int] | None = None
+        while batch := list(islice(coming, self.settings.frames_at_once)):
+            encoded = cache(partial(encode_frames, self.model, batch))
             for row, frame in enumerate(batch):
-                here = seen._replace(
-                    s4=seen.s4[row, None], s8=seen.s8[row, None], s16=seen.s16[row, None]
-                )
-                yield (frame.shape[0], frame.shape[1]), here
+                size = check_frame(frame, size, f"frame {position}")
+                yield size, partial(_row, encoded, row)
+                position += 1
+
+
+class _Tracking:
+    """Objects that were shown once and are followed from there."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.model = follower.model
+        self.masklets: dict[int, Masklet] = {}
+        self._store = AnswerStore(self.model.device)
 
     @torch.inference_mode()
-    def _meet(
-        self, group: _Group, position: int, features: ImageFeatures, size: tuple[int, int]
-    ) -> Tensor:
-        """Remember objects as they are shown; their logits [n, H, W] at the size of the video."""
-        wrong = [tuple(mask.shape) for mask in group.masks if tuple(mask.shape) != size]
+    def follow(
+        self, position: int, seen: Callable[[], ImageFeatures], size: tuple[int, int]
+    ) -> list[tuple[int, Tensor]]:
+        """Number and logits, at the size of the video, of each object shown before."""
+        if not self.masklets:
+            return []
+        masklets = [self.masklets[number] for number in sorted(self.masklets)]
+        self.follower.follow(masklets, position, seen(), backwards=False)
+        low = torch.cat([masklet.tracked[position].low for masklet in masklets])
+        for masklet in masklets:
+            masklet.forget_before(position + 1 - self.follower.reach)
+        full = F.interpolate(low, size=size, mode="bilinear", align_corners=False)[:, 0]
+        return list(zip(sorted(self.masklets), full, strict=True))
+
+    @torch.inference_mode()
+    def meet(
+        self,
+        position: int,
+        seen: Callable[[], ImageFeatures],
+        size: tuple[int, int],
+        shown: Mapping[int, Mask],
+    ) -> list[tuple[int, Tensor]]:
+        """Remember objects as they are shown; number and logits as shown of each."""
+        if not shown:
+            return []
+        wrong = [tuple(mask.shape) for mask in shown.values() if tuple(mask.shape) != size]
         if wrong:
             raise DataError(
                 f"frame {position}: a mask of size {wrong[0]} for a video of size {size} "
                 "(height, width)"
             )
-        given = torch.stack([torch.as_tensor(mask) for mask in group.masks])
+        given = torch.stack([torch.as_tensor(mask) for mask in shown.values()])
         given = given.to(self.model.device)[:, None].float()
-        side = self.model.config.image_size
-        resized = F.interpolate(
-            given, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-        )
-        masks = resized >= 0.5
-        rows = features.rows(torch.zeros(len(masks), dtype=torch.long))
-        answer = self.model.adopt_mask(rows, masks)
-        # Seen through the low-resolution answer, as the reference's predictor remembers it.
-        full = F.interpolate(answer.low, size=(side, side), mode="bilinear", align_corners=False)
-        memory = self.model.remember(rows, full, answer.object_score, from_prompt=False)
-        group.bank.keep(position, memory, answer.pointer, conditioning=True)
-        return mask_logits(given)[:, 0]
-
-    @torch.inference_mode()
-    def _follow(
-        self, group: _Group, position: int, features: ImageFeatures, size: tuple[int, int]
-    ) -> Tensor:
-        """Find the objects again and remember them; their logits [n, H, W] at the size of the
-        video."""
-        count = len(group.numbers)
-        device = self.model.device
-        rows = features.rows(torch.zeros(count, dtype=torch.long))
-        nothing = Prompts(
-            torch.zeros(count, 0, 2, device=device),
-            torch.zeros(count, 0, dtype=torch.int32, device=device),
-        )
-        seen = group.bank.recall(position, rows)
-        answer = self.model.decode(seen, rows, nothing, multimask=True)
-        low = answer.low.float()
-        side = self.model.config.image_size
-        full = F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False)
-        memory = self.model.remember(rows, full, answer.object_score, from_prompt=False)
-        group.bank.keep(position, memory, answer.pointer, conditioning=False)
-        group.bank.forget(position + 1)
-        return F.interpolate(low, size=size, mode="bilinear", align_corners=False)[:, 0]
+        masks = squared_masks(given, self.model.config.image_size)
+        answers = self.follower.remember(seen(), self.follower.adopt(seen(), masks))
+        for number, answer in zip(shown, answers, strict=True):
+            self.masklets[number] = Masklet(self._store)
+            self.masklets[number].settle(position, answer, lasting=True)
+        return list(zip(shown, mask_logits(given)[:, 0], strict=True))
 
 
 def track_video(
     model: SAM2,
-    frames: Iterable[NDArray[np.uint8]],
+    frames: Iterable[Frame],
     masks: Mask | ShownMasks,
     *,
     frame_count: int | None = None,
 ) -> Iterator[Tensor]:
     """`VideoPredictor.track` with its default settings."""
     return VideoPredictor(model).track(frames, masks, frame_count=frame_count)
+
+
+def _row(encoded: Callable[[], list[ImageFeatures]], row: int) -> ImageFeatures:
+    return encoded()[row]
 
 
 def _shown(masks: Mask | ShownMasks) -> dict[int, dict[int, Mask]]:

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.memory_bank import MemoryBank
 from model.sam2 import SAM2, build_sam2
-from model.types import Memory
 from model.video_predictor import VideoPredictor, track_video
+from model.video_store import Answer, Shelf
 from pipeline.errors import DataError
 from tests.golden.reader import Golden
 
@@ -47,16 +46,7 @@ def test_reference_masks_through_a_video(
     micro_golden: SAM2,
     name: str,
     shown: dict[int, dict[int, str]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The reference rounds stored memories to bfloat16; ours does not, except here."""
-    remember = micro_golden.remember
-
-    def rounded(*args: Any, **kwargs: Any) -> Memory:
-        memory = remember(*args, **kwargs)
-        return memory._replace(features=memory.features.bfloat16().float())
-
-    monkeypatch.setattr(micro_golden, "remember", rounded)
     masks = {t: {n: VIDEO.array(key) for n, key in some.items()} for t, some in shown.items()}
     first = min(shown)
     answers = torch.stack(list(track_video(micro_golden, stored_video(), masks)))[first:]
@@ -113,20 +103,20 @@ def test_batches_of_frames_do_not_matter_and_frames_stream(network: SAM2) -> Non
         torch.testing.assert_close(logits, whole[t], atol=1e-3, rtol=1e-3)
 
 
-def test_memory_is_bounded(network: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, encoded = [], []
-    keep = MemoryBank.keep
+def test_answers_that_no_frame_reads_any_more_are_forgotten(
+    network: SAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    put = Shelf.__setitem__
 
-    def spy(bank: MemoryBank, *args: Any, **kwargs: Any) -> None:
-        keep(bank, *args, **kwargs)
-        shelves = [*bank.conditioning.values(), *bank.tracked.values()]
-        kept.append(len(shelves))
-        encoded.append(sum(entry.memory is not None for entry in shelves))
+    def spy(shelf: Shelf, frame: int, answer: Answer) -> None:
+        put(shelf, frame, answer)
+        kept.append(len(shelf))
 
-    monkeypatch.setattr(MemoryBank, "keep", spy)
+    monkeypatch.setattr(Shelf, "__setitem__", spy)
     list(track_video(network, video(30), shape(5, 5)[None]))
-    assert max(kept) <= 17
-    assert max(encoded) <= 9
+    assert len(kept) == 30
+    assert max(kept) <= 16
 
 
 def test_exclusive_answers_do_not_overlap(network: SAM2) -> None:
