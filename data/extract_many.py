@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from data.extract import ExtractOptions, ExtractReport, extract_frames
-from pipeline.errors import DataError, StageError
+from pipeline.errors import DataError
+from pipeline.workers import call_each
 
 Progress = Callable[[int, int, str], None]
 """Called with videos done, videos in all, and the name of the latest."""
@@ -88,19 +80,15 @@ def extract_many(
     jobs, failures = _jobs(videos, Path(root), options, annotations)
     reports: dict[Path, ExtractReport] = {}
 
-    def done(video: Path, result: Callable[[], ExtractReport]) -> None:
+    order = list(jobs)
+    for number, result in call_each(extract_frames, jobs.values(), min(workers, len(jobs))):
+        video = order[number]
         try:
             reports[video] = result()
         except DataError as error:
             failures[str(video)] = str(error)
         if progress is not None:
             progress(len(reports) + len(failures), len(videos), video.name)
-
-    if workers <= 1 or len(jobs) <= 1:
-        for video, job in jobs.items():
-            done(video, partial(extract_frames, *job))
-    else:
-        _in_processes(jobs, min(workers, len(jobs)), done)
     return Extraction([reports[video] for video in videos if video in reports], failures)
 
 
@@ -145,35 +133,3 @@ def _jobs(
                 continue
         jobs[video] = (video, root / video.stem, options, found)
     return jobs, failures
-
-
-def _in_processes(
-    jobs: dict[Path, Job], workers: int, done: Callable[[Path, Callable[[], ExtractReport]], None]
-) -> None:
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        try:
-            futures = {pool.submit(extract_frames, *job): video for video, job in jobs.items()}
-            for future in as_completed(futures):
-                done(futures[future], future.result)
-        except BrokenProcessPool as error:
-            raise StageError(
-                f"a process that extracts frames was killed, out of memory? There were {workers}; "
-                "use fewer workers. Videos that are finished are kept"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    """One thread each; Ctrl-C is left to the parent, and none outlives it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)

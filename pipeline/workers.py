@@ -1,0 +1,69 @@
+"""Many independent calls in processes of their own, a bounded number waiting at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+from pipeline.errors import StageError
+
+R = TypeVar("R")
+WAITING = 4
+"""Calls handed to every process in advance; millions need not be in memory."""
+
+
+def call_each(
+    function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[int, Callable[[], R]]]:
+    """`function(*job)` for every job: its position, and a call that gives the answer or raises what
+    the function raised. In this process when `workers` is 1, else as they come.
+
+    Raises StageError when a process was killed. Leaving the iterator early ends the processes.
+    """
+    if workers <= 1:
+        for number, job in enumerate(jobs):
+            yield number, partial(function, *job)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start)
+    numbered = enumerate(jobs)
+    try:
+        pending: dict[Future[R], int] = {}
+        while True:
+            for number, job in islice(numbered, WAITING * workers - len(pending)):
+                pending[pool.submit(function, *job)] = number
+            if not pending:
+                break
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    raise StageError(
+                        f"one of {workers} worker processes was killed, out of memory? "
+                        "Run it again with fewer workers"
+                    )
+                yield pending.pop(future), future.result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start() -> None:
+    """One thread each; Ctrl-C is left to the parent, and none outlives it."""
+    import cv2
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
