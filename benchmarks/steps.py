@@ -95,7 +95,7 @@ def _stage(name: str) -> TrainStage:
 def _measure(name: str) -> tuple[Row, StepCost]:
     stage = _stage(name)
     if name == "image_pretrain":
-        objects, size = stage.sampling.image_objects, stage.mixture.image_batch
+        objects, size = stage.sampling.image_objects[1], stage.mixture.image_batch
         batch = random_batch("image", size, 1, objects, 96)
         label = f"picture step, {size} x {objects} objects"
     else:

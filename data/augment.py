@@ -1,132 +1,74 @@
-"""Random changes of a clip, and its way to the model's square.
+"""Random changes of a clip, and its way to the model's square: the fast way.
 
-Flip, turn, shear, zoom and the resize are one matrix, so every frame and mask is warped once,
-straight to the output size. Colours change by one matrix as well: the stages are not clipped in
-between, which differs from a chain of separate operations only where they would saturate.
-
-Coordinates are continuous: the centre of the first pixel is (0.5, 0.5), the picture ends at (W, H).
+Flip, turn, shear, shift, zoom and the resize are one matrix, so every frame and mask is sampled
+once, straight to the output size; colours change by one matrix as well. `data.exact` does the same
+draws one operation after the other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
+from data.changes import ClipChange, Geometry, draw_changes
 from data.colour import change_colours
-from data.spec import Augment
+from data.exact import change_exactly
+from data.settings import PLAIN, Augment
 from data.types import Clip
-from data.warp import render, render_masks
-
-FILL = (124, 116, 104)
-"""What lies outside the picture: the ImageNet mean, which is 0 after normalisation."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """One draw of where things go, independent of the picture's size."""
-
-    flip: bool = False
-    rotate: float = 0.0
-    """Degrees."""
-    shear: tuple[float, float] = (0.0, 0.0)
-    """Degrees along x and y."""
-    zoom: float = 1.0
-    place: tuple[float, float] = (0.5, 0.5)
-    """Where in the range left free by the zoom, 0 to 1 along x and y."""
-
-    def matrix(self, width: int, height: int, side: int) -> np.ndarray:
-        """float64 [3, 3] that takes output points (0 .. side) to points of a width x height
-        picture."""
-        centre = np.array([width, height]) / 2
-        turn = np.deg2rad(self.rotate)
-        x, y = np.tan(np.deg2rad(self.shear))
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        linear = rotation @ np.array([[1.0, x], [y, 1.0]])
-        if self.flip:
-            linear = linear @ np.diag([-1.0, 1.0])
-        free = (1 - 1 / self.zoom) * (np.array(self.place) - 0.5) * np.array([width, height])
-
-        window = np.diag([width / self.zoom / side, height / self.zoom / side, 1.0])
-        window[:2, 2] = centre - centre / self.zoom + free
-        back = np.eye(3)
-        back[:2, :2] = np.linalg.inv(linear)
-        back[:2, 2] = centre - back[:2, :2] @ centre
-        return back @ window
-
-
-def draw_geometry(augment: Augment, rng: np.random.Generator) -> Geometry:
-    """One random geometry. The number of draws does not depend on the settings."""
-    flip, turn, shear_x, shear_y, zoom, x, y = rng.random(7)
-    low, high = np.log(augment.scale)
-    return Geometry(
-        flip=bool(flip < augment.flip),
-        rotate=float((2 * turn - 1) * augment.rotate),
-        shear=(float((2 * shear_x - 1) * augment.shear), float((2 * shear_y - 1) * augment.shear)),
-        zoom=float(np.exp(low + zoom * (high - low))),
-        place=(float(x), float(y)),
-    )
+from data.warp import FILL, render, render_masks, tile
 
 
 def augment_clip(clip: Clip, augment: Augment, side: int, rng: np.random.Generator) -> Clip:
     """`clip` changed at random and resized to side x side.
 
-    A geometry that pushes an object out of the first frame is replaced by the plain resize; an
-    object of which that leaves no pixel either is dropped.
+    Turn, shear, shift and zoom are given up where they would push an object out of the first
+    frame. An object of which the resize leaves no pixel there is dropped; one that appears later,
+    when it leaves none anywhere.
     """
-    geometry = draw_geometry(augment, rng)
-    tiled = rng.random() < augment.mosaic
-    inner = side // 2 if tiled else side
-    height, width = clip.frames.shape[1:3]
-
-    matrix = geometry.matrix(width, height, inner)
-    first = render_masks(clip.masks[0], matrix, inner)
-    kept = np.flatnonzero(first.any(axis=(1, 2)))
-    if len(kept) < len(first):
-        plain = Geometry(flip=geometry.flip).matrix(width, height, inner)
-        resized = render_masks(clip.masks[0], plain, inner)
-        possible = np.flatnonzero(resized.any(axis=(1, 2)))
-        if not np.isin(possible, kept).all():
-            matrix, first, kept = plain, resized, possible
-
-    rest = [render_masks(frame[kept], matrix, inner) for frame in clip.masks[1:]]
-    masks = np.stack([first[kept], *rest])
-    frames = np.stack([render(frame, matrix, inner, FILL) for frame in clip.frames])
-    frames = change_colours(frames, augment, rng)
-    if tiled:
-        frames, masks = tile(frames, masks, side, int(rng.integers(4)))
-    return Clip(
-        name=clip.name,
-        dataset=clip.dataset,
-        frames=frames,
-        masks=masks,
-        object_ids=tuple(clip.object_ids[i] for i in kept),
-        frame_numbers=clip.frame_numbers,
-    )
+    change = draw_changes(augment, len(clip.frames), rng)
+    changed = (change_exactly if augment.exact else change_clip)(clip, change, side)
+    first = np.asarray(clip.masks[0].any(axis=(1, 2)))
+    seen = np.asarray(changed.masks.any(axis=(2, 3)))
+    kept = np.flatnonzero(np.where(first, seen[0], seen.any(axis=0)))
+    if len(kept) == len(first):
+        return changed
+    ids = tuple(clip.object_ids[o] for o in kept)
+    return replace(changed, masks=changed.masks[:, kept], object_ids=ids)
 
 
 def resize_clip(clip: Clip, side: int) -> Clip:
     """`clip` resized to side x side, every object kept."""
+    nothing = draw_changes(PLAIN, len(clip.frames), np.random.default_rng(0))
+    return change_clip(clip, nothing, side)
+
+
+def change_clip(clip: Clip, change: ClipChange, side: int) -> Clip:
+    """Carry `change` out; every object is kept."""
+    inner = side if change.tile is None else side // 2
     height, width = clip.frames.shape[1:3]
-    matrix = Geometry().matrix(width, height, side)
-    return Clip(
-        name=clip.name,
-        dataset=clip.dataset,
-        frames=np.stack([render(frame, matrix, side, FILL) for frame in clip.frames]),
-        masks=np.stack([render_masks(frame, matrix, side) for frame in clip.masks]),
-        object_ids=clip.object_ids,
-        frame_numbers=clip.frame_numbers,
-    )
+    geometries = _that_keep_objects(clip, [step.geometry for step in change.frames], inner)
+    frames = np.empty((len(clip.frames), inner, inner, 3), dtype=np.uint8)
+    masks = np.zeros((*clip.masks.shape[:2], inner, inner), dtype=bool)
+    for t, (geometry, step) in enumerate(zip(geometries, change.frames, strict=True)):
+        matrix = geometry.matrix(width, height, inner)
+        change_colours(render(clip.frames[t], matrix, inner, FILL), step, out=frames[t])
+        render_masks(clip.masks[t], matrix, inner, out=masks[t])
+    if change.tile is not None:
+        frames, masks = tile(frames, masks, side, change.tile)
+    return replace(clip, frames=frames, masks=masks)
 
 
-def tile(
-    frames: np.ndarray, masks: np.ndarray, side: int, corner: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The clip four times in a 2x2 grid of side x side; the masks only in the given corner, 0 to
-    3."""
-    half = frames.shape[1]
-    grid = np.tile(frames, (1, 2, 2, 1))
-    placed = np.zeros((*masks.shape[:2], side, side), dtype=bool)
-    top, left = (corner // 2) * half, (corner % 2) * half
-    placed[:, :, top : top + half, left : left + half] = masks
-    return grid, placed
+def _that_keep_objects(clip: Clip, geometries: list[Geometry], side: int) -> list[Geometry]:
+    """`geometries`, or their flips alone where the first of them pushes an object out that a plain
+    resize shows."""
+    first = geometries[0]
+    if not first.is_affine:
+        return geometries
+    height, width = clip.frames.shape[1:3]
+    shown = render_masks(clip.masks[0], first.matrix(width, height, side), side).any(axis=(1, 2))
+    gone = clip.masks[0][~shown]
+    plain = Geometry(flip=first.flip).matrix(width, height, side)
+    if not render_masks(gone, plain, side).any():
+        return geometries
+    return [Geometry(flip=geometry.flip) for geometry in geometries]

@@ -1,7 +1,7 @@
-"""Colour changes of a clip as one matrix per frame, and blur.
+"""Colour changes of a frame as one matrix, and blur.
 
-The stages (brightness, contrast, saturation, hue, grey) are not clipped in between, which differs
-from a chain of separate operations only where they would saturate.
+The stages (brightness, contrast, saturation, hue, grey) are not clipped or rounded in between,
+which differs from a chain of separate operations only where they would saturate.
 """
 
 from __future__ import annotations
@@ -9,61 +9,56 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data.spec import Augment
+from data.changes import OPERATIONS, FrameChange, Shades
 
 LUMA = np.array([0.299, 0.587, 0.114])
+TO_LUMA = np.ones((3, 1)) * LUMA
 TO_YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
-def change_colours(frames: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [T, H, W, 3] with one colour change for the clip, a further one per frame, and maybe
-    blur."""
-    strengths = (augment.brightness, augment.contrast, augment.saturation)
-    draws = rng.random(6)
-    mean = _mean_luma(frames[0])
-    change = _colour_matrix(
-        [1 + (2 * draw - 1) * most for draw, most in zip(draws, strengths, strict=False)],
-        angle=2 * np.pi * (2 * draws[3] - 1) * augment.hue,
-        gray=bool(draws[4] < augment.gray),
-        mean=mean,
-    )
-    jitter = 1 + (2 * rng.random((len(frames), 3)) - 1) * augment.frame_jitter
-    if augment.frame_jitter:
-        out = np.empty_like(frames)
-        for frame, target, factors in zip(frames, out, jitter, strict=True):
-            further = _colour_matrix(list(factors), angle=0.0, gray=False, mean=mean)
-            cv2.transform(frame, _chain(change, further), dst=target)
-    elif np.allclose(change, np.eye(3, 4), atol=1e-9):
-        out = frames
+def change_colours(frame: np.ndarray, change: FrameChange, out: np.ndarray) -> None:
+    """Write `frame`, uint8 [H, W, 3], with the colours and the blur of `change` into `out`."""
+    matrix = colour_matrix(change, frame)
+    if np.allclose(matrix, np.eye(3, 4), atol=1e-9):
+        out[:] = frame
     else:
-        tall = frames.reshape(-1, frames.shape[2], 3)
-        out = cv2.transform(tall, change).reshape(frames.shape)
-    if draws[5] < augment.blur:
-        sigma = float(rng.uniform(0.1, 1.0)) * frames.shape[1] / 256
-        out = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in out])
-    return out
+        cv2.transform(frame, matrix, dst=out)
+    if change.blur:
+        out[:] = blur(out, change.blur)
 
 
-def _mean_luma(frame: np.ndarray) -> float:
-    return float(frame[::2, ::2].mean(axis=(0, 1)) @ LUMA)
+def blur(frame: np.ndarray, sigma: float) -> np.ndarray:
+    """`frame` blurred by `sigma` pixels of a picture 256 high."""
+    return cv2.GaussianBlur(frame, (0, 0), sigma * frame.shape[0] / 256)
 
 
-def _colour_matrix(factors: list[float], angle: float, gray: bool, mean: float) -> np.ndarray:
-    """[3, 4] for brightness, contrast (about `mean`), saturation, hue and grey, in this order."""
-    brightness, contrast, saturation = factors
-    to_luma = np.ones((3, 1)) * LUMA
-    colour = saturation * np.eye(3) + (1 - saturation) * to_luma
-    if angle:
-        cos, sin = np.cos(angle), np.sin(angle)
-        colour = FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ TO_YIQ @ colour
-    if gray:
-        colour = to_luma @ colour
-    linear = colour * (brightness * contrast)
-    offset = colour @ np.full(3, (1 - contrast) * brightness * mean)
-    return np.hstack([linear, offset[:, None]])
+def colour_matrix(change: FrameChange, frame: np.ndarray) -> np.ndarray:
+    """float64 [3, 4], RGB and 1 to RGB. Contrast is about the mean brightness of `frame`, which is
+    taken from every fourth pixel of every fourth row."""
+    mean = frame[::4, ::4].reshape(-1, 3).mean(axis=0)
+    matrix = _shade(np.eye(3, 4), change.shades, mean)
+    if change.gray:
+        matrix = TO_LUMA @ matrix
+    return _shade(matrix, change.frame_shades, mean)
 
 
-def _chain(first: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """The [3, 4] colour change that does one after the other."""
-    return np.hstack([then[:, :3] @ first[:, :3], then[:, :3] @ first[:, 3:] + then[:, 3:]])
+def _shade(matrix: np.ndarray, shades: Shades, mean: np.ndarray) -> np.ndarray:
+    """`matrix` followed by a jitter; mean: of the original colours."""
+    for position in shades.order:
+        operation = OPERATIONS[position]
+        amount = getattr(shades, operation)
+        if operation == "brightness":
+            matrix = matrix * amount
+        elif operation == "contrast":
+            level = LUMA @ (matrix[:, :3] @ mean + matrix[:, 3])
+            matrix = matrix * amount
+            matrix[:, 3] += (1 - amount) * level
+        elif operation == "saturation":
+            matrix = (amount * np.eye(3) + (1 - amount) * TO_LUMA) @ matrix
+        elif amount:
+            cos, sin = np.cos(2 * np.pi * amount), np.sin(2 * np.pi * amount)
+            matrix = (
+                FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ TO_YIQ @ matrix
+            )
+    return matrix

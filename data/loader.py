@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.collate import collate
+from data.quarantine import Broken, Quarantine
 from data.types import ClipBatch
 from pipeline.errors import ConfigError, DataError
 
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 
 class _Made(NamedTuple):
-    """What a worker sends: the batch, or what is wrong; and every item it has had to leave out so
-    far."""
+    """What a worker sends: the batch of a step, or what is wrong; and the items that could not be
+    read on the way to it."""
 
+    step: int
     batch: ClipBatch | None
     error: str
-    broken: dict[str, dict[int, str]]
+    broken: list[Broken]
 
 
 class _Steps(TorchDataset):
@@ -41,12 +43,16 @@ class _Steps(TorchDataset):
     def __getitem__(self, step: int) -> _Made:
         share = self.clips.batch_size(step) // self.world
         slots = range(self.rank * share, (self.rank + 1) * share)
+        made, broken = [], []
         try:
-            made = [self.clips.sample(step, slot) for slot in slots]
-            return _Made(collate(made, self.clips.kind(step), slots), "", self.clips.broken)
+            for slot in slots:
+                clip, left_out = self.clips.make(step, slot)
+                made.append(clip)
+                broken += left_out
+            return _Made(step, collate(made, self.clips.kind(step), slots), "", broken)
         except DataError as error:
             # As text: an exception from a worker arrives wrapped in a traceback.
-            return _Made(None, str(error), self.clips.broken)
+            return _Made(step, None, str(error), broken)
 
 
 def loader(
@@ -57,25 +63,28 @@ def loader(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[ClipBatch]:
     """This rank's batch of every step from `start_step` to before `stop_step`.
 
     Rank r gets slots r*b .. (r+1)*b of a step of world*b. Starting late costs nothing. Closing the
-    iterator ends its workers.
+    iterator ends its workers. quarantine: where broken samples are recorded, in the order of steps
+    whatever the number of workers.
     Raises ConfigError when a batch cannot be shared evenly, DataError when too many samples are
     broken.
     """
-    for kind in clips.kinds:
-        size = clips.mixture.batch_size(kind)
-        if size % world:
+    for group in clips.groups:
+        if group.batch % world:
             raise ConfigError(
-                f"mixture.{kind}_batch is {size}; it has to be a multiple of the {world} ranks"
+                f"mixture: a step of {', '.join(group.members)} has {group.batch} {group.kind}s; "
+                f"it has to be a multiple of the {world} ranks"
             )
-    return _batches(clips, range(start_step, stop_step), rank, world, workers)
+    steps = range(start_step, stop_step)
+    return _batches(clips, steps, rank, world, workers, quarantine or clips.quarantine())
 
 
 def _batches(
-    clips: TrainingClips, steps: range, rank: int, world: int, workers: int
+    clips: TrainingClips, steps: range, rank: int, world: int, workers: int, quarantine: Quarantine
 ) -> Iterator[ClipBatch]:
     batches = DataLoader(
         _Steps(clips, rank, world),
@@ -87,9 +96,7 @@ def _batches(
         multiprocessing_context=_context() if workers else None,
     )
     for made in batches:
-        for name, items in made.broken.items():
-            for index, reason in list(items.items()):
-                clips.note_broken(name, index, reason)
+        quarantine.note(made.step, made.broken)
         if made.batch is None:
             raise DataError(made.error)
         yield made.batch

@@ -7,33 +7,40 @@ restart changes a byte.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data.augment import augment_clip
 from data.loader import loader
 from data.order import Turns, sample_at
+from data.quarantine import Broken, Quarantine
 from data.sampling import choose
+from data.settings import Augment, ClipSampling, Mixture
 from data.sources.base import Dataset
-from data.spec import Augment, ClipSampling, Kind, Mixture
+from data.spec import Kind
 from data.types import Clip
 from pipeline.errors import ConfigError, DataError
 
 __all__ = ["TrainingClips", "loader"]
 
-log = logging.getLogger(__name__)
+BROKEN_IN_A_ROW = 100
+"""So many broken items one after the other mean that more than files is wrong."""
 
-KIND_ORDER: tuple[Kind, Kind] = ("image", "video")
+
+class Group(NamedTuple):
+    """Data sets that share steps: those of one kind, or one with a batch of its own."""
+
+    kind: Kind
+    members: tuple[str, ...]
+    batch: int
+    """Samples in a step, over all ranks."""
 
 
 class TrainingClips:
-    """The endless sequence of training samples of one stage.
-
-    Broken samples are replaced by the next item of their data set and named in `broken`; more than
-    the mixture's `max_broken` of a data set raises DataError.
-    """
+    """The endless sequence of training samples of one stage."""
 
     def __init__(
         self,
@@ -50,84 +57,118 @@ class TrainingClips:
         self.augment = augment
         self.image_size = image_size
         self.seed = seed
-        self.broken: dict[str, dict[int, str]] = {name: {} for name in datasets}
-        """Per data set, what is wrong with each item that could not be read."""
-        self._members = {
-            kind: [name for name, dataset in self.datasets.items() if dataset.kind == kind]
-            for kind in KIND_ORDER
-        }
-        self.kinds = [kind for kind in KIND_ORDER if self._members[kind]]
         weights = _weights(self.datasets, mixture)
-        _check_mode(self.kinds, mixture)
-        self._turns = {
-            kind: Turns([weights[name] for name in self._members[kind]], seed, "data set", kind)
-            for kind in self.kinds
-        }
-        self._kind_turns = Turns(
-            [sum(weights[name] for name in self._members[kind]) for kind in self.kinds],
-            seed,
-            "kind",
-        )
+        self.groups = _groups(self.datasets, mixture)
+        shares = [sum(weights[name] for name in group.members) for group in self.groups]
+        if not mixture.weights:  # by length: what counts is samples, not steps
+            shares = [share / group.batch for share, group in zip(shares, self.groups, strict=True)]
+        self._group_turns = Turns(shares, seed, "group")
+        self._turns = [
+            Turns([weights[name] for name in group.members], seed, "data set", *group.members)
+            for group in self.groups
+        ]
 
     def kind(self, step: int) -> Kind:
         """Whether a step trains on pictures or on clips."""
-        return self._kind_and_count(step)[0]
+        return self.groups[self._group_and_count(step)[0]].kind
 
     def batch_size(self, step: int) -> int:
         """Slots of a step, over all ranks."""
-        return self.mixture.batch_size(self.kind(step))
+        return self.groups[self._group_and_count(step)[0]].batch
 
     def sample(self, step: int, slot: int) -> Clip:
-        """The clip in one slot of a step, at the model's size. Raises DataError when too much is
-        broken."""
-        kind, steps_before = self._kind_and_count(step)
-        place = steps_before * self.mixture.batch_size(kind) + slot
-        turn = self._turns[kind].turn(place)
-        name = self._members[kind][turn.member]
+        """The clip in one slot of a step, at the model's size."""
+        return self.make(step, slot)[0]
+
+    def make(self, step: int, slot: int) -> tuple[Clip, list[Broken]]:
+        """The clip in one slot of a step, and the items that could not be read on the way to it.
+
+        A broken item is replaced by the next one of its data set, and so is one without objects.
+        Raises DataError when nothing can be found.
+        """
+        which, steps_before = self._group_and_count(step)
+        group = self.groups[which]
+        turn = self._turns[which].turn(steps_before * group.batch + slot)
+        name = group.members[turn.member]
         dataset = self.datasets[name]
-        index = sample_at(turn.number, len(dataset), self.seed, "item", name)
-        while True:
-            if index not in self.broken[name]:
-                try:
-                    return self._make(dataset, index, step, slot)
-                except DataError as error:
-                    self.note_broken(name, index, str(error))
-            index = (index + 1) % len(dataset)
+        first = sample_at(turn.number, len(dataset), self.seed, "item", name)
+        broken: list[Broken] = []
+        for further in range(len(dataset)):
+            index = (first + further) % len(dataset)
+            try:
+                clip = self._clip(dataset, index, step, slot)
+            except DataError as error:
+                broken.append(Broken(name, dataset.names[index], str(error)))
+                if len(broken) == BROKEN_IN_A_ROW:
+                    break
+                continue
+            if clip is not None:
+                return clip, broken
+        raise DataError(
+            f"{name}: no sample from {dataset.names[first]} on can be used: "
+            f"{len(broken)} are broken, {further + 1 - len(broken)} show no object at "
+            f"{self.image_size} px" + (f"; the last: {broken[-1].reason}" if broken else "")
+        )
 
-    def note_broken(self, name: str, index: int, reason: str) -> None:
-        """Set an item aside. Raises DataError when that makes too many of its data set."""
-        broken, total = self.broken[name], len(self.datasets[name])
-        if index in broken:
-            return
-        broken[index] = reason
-        log.warning("%s: %s is left out: %s", name, self.datasets[name].names[index], reason)
-        if len(broken) > self.mixture.max_broken * total:
-            raise DataError(
-                f"{name}: {len(broken)} of {total} samples are broken, more than "
-                f"mixture.max_broken={self.mixture.max_broken:g} allows; the last: {reason}"
-            )
+    def quarantine(self, folder: Path | None = None, rank: int = 0) -> Quarantine:
+        """Where broken samples are counted; see `Quarantine`."""
+        sizes = {name: len(dataset) for name, dataset in self.datasets.items()}
+        return Quarantine(sizes, self.mixture.max_broken, folder, rank)
 
-    def _make(self, dataset: Dataset, index: int, step: int, slot: int) -> Clip:
+    def _clip(self, dataset: Dataset, index: int, step: int, slot: int) -> Clip | None:
+        """One item drawn and changed; None when it shows no object."""
         rng = np.random.default_rng([self.seed, step, slot])
-        positions, objects = choose(dataset, index, self.sampling, rng)
+        positions, objects = choose(dataset, index, self.sampling.at(step), rng)
+        if not objects:
+            return None
         clip = dataset.load(index, positions, objects)
-        return augment_clip(clip, self.augment, self.image_size, rng)
+        changed = augment_clip(clip, self.augment, self.image_size, rng)
+        return changed if changed.object_ids else None
 
-    def _kind_and_count(self, step: int) -> tuple[Kind, int]:
-        """The kind of a step, and the number of that kind's steps counted before it."""
+    def _group_and_count(self, step: int) -> tuple[int, int]:
+        """The group a step belongs to, and the number of that group's steps counted before it."""
         if self.mixture.mode == "single":
-            return self.kinds[0], step
+            return 0, step
         if self.mixture.mode == "alternate":
-            return KIND_ORDER[step % 2], step // 2
-        turn = self._kind_turns.turn(step)
-        return self.kinds[turn.member], turn.number
+            count = len(self.groups)
+            return step % count, step // count
+        return self._group_turns.turn(step)
+
+
+def _groups(datasets: Mapping[str, Dataset], mixture: Mixture) -> list[Group]:
+    """Pictures, videos, then the data sets with steps of their own. Raises ConfigError where that
+    does not fit the mixture's mode."""
+    _known("batches", mixture.batches, datasets)
+    groups = []
+    sizes: dict[Kind, int] = {"image": mixture.image_batch, "video": mixture.video_batch}
+    for kind, batch in sizes.items():
+        members = [n for n, d in datasets.items() if d.kind == kind and n not in mixture.batches]
+        if members:
+            groups.append(Group(kind, tuple(members), batch))
+    groups += [
+        Group(datasets[name].kind, (name,), batch) for name, batch in mixture.batches.items()
+    ]
+    if mixture.mode == "single" and len(groups) > 1:
+        raise ConfigError(
+            f"mixture.mode is single, but the stage has {_described(groups)}; "
+            "use alternate, probability or size"
+        )
+    if mixture.mode == "alternate" and len(groups) < 2:
+        raise ConfigError(
+            f"mixture.mode is alternate, but every data set of the stage holds {groups[0].kind}s; "
+            "add the other kind, or use single"
+        )
+    return groups
 
 
 def _weights(datasets: Mapping[str, Dataset], mixture: Mixture) -> dict[str, float]:
     if not datasets:
         raise ConfigError("no data set to train on; name at least one in `datasets`")
+    _known("repeat", mixture.repeat, datasets)
     if not mixture.weights:
-        return {name: float(len(dataset)) for name, dataset in datasets.items()}
+        return {
+            name: len(dataset) * mixture.repeat.get(name, 1.0) for name, dataset in datasets.items()
+        }
     if set(mixture.weights) != set(datasets):
         raise ConfigError(
             f"mixture.weights is for {_names(mixture.weights)}, the stage trains on "
@@ -136,17 +177,18 @@ def _weights(datasets: Mapping[str, Dataset], mixture: Mixture) -> dict[str, flo
     return dict(mixture.weights)
 
 
-def _check_mode(kinds: Sequence[Kind], mixture: Mixture) -> None:
-    if mixture.mode == "single" and len(kinds) > 1:
+def _known(field: str, named: Mapping[str, object], datasets: Mapping[str, Dataset]) -> None:
+    unknown = sorted(set(named) - set(datasets))
+    if unknown:
         raise ConfigError(
-            "mixture.mode is single, but the stage trains on pictures and on videos; "
-            "use alternate or probability"
+            f"mixture.{field} names {', '.join(unknown)}; the stage trains on {_names(datasets)}"
         )
-    if mixture.mode == "alternate" and len(kinds) < 2:
-        raise ConfigError(
-            f"mixture.mode is alternate, but every data set of the stage holds {kinds[0]}s; "
-            "add the other kind, or use single"
-        )
+
+
+def _described(groups: Sequence[Group]) -> str:
+    return " and ".join(
+        f"steps of {group.batch} {group.kind}s ({', '.join(group.members)})" for group in groups
+    )
 
 
 def _names(values: Mapping[str, object]) -> str:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.settings import ClipSampling
 from data.sources.base import Dataset
-from data.spec import ClipSampling
 
 TRIES = 8
 """Random windows to look at before searching for a frame with a visible object."""
@@ -24,17 +24,20 @@ class Choice(NamedTuple):
 def choose(
     dataset: Dataset, index: int, sampling: ClipSampling, rng: np.random.Generator
 ) -> Choice:
-    """Draw the frames and objects of one sample; the objects are visible on its first frame.
+    """Draw the frames and objects of one sample.
 
-    A video on which nothing is ever visible gives no objects.
+    Objects are drawn among those visible on its first frame or, with `visible: anywhere`, on any of
+    its frames. A picture or video on which nothing is ever visible gives no objects.
     """
     if dataset.kind == "image":
-        return Choice([0], draw_objects(dataset.visible(index, 0), sampling.image_objects, rng))
+        least, most = sampling.image_objects
+        count = int(rng.integers(least, most + 1))
+        return Choice([0], draw_objects(dataset.visible(index, 0), count, rng))
     count = dataset.frame_count(index)
     positions: list[int] = []
     for _ in range(TRIES):
         positions = draw_window(count, sampling, rng)
-        visible = dataset.visible(index, positions[0])
+        visible = _visible(dataset, index, positions, sampling)
         if visible:
             return Choice(positions, draw_objects(visible, sampling.max_objects, rng))
     for first in range(count):
@@ -45,6 +48,15 @@ def choose(
             positions = walk(first, offsets, count, forward)
             return Choice(positions, draw_objects(visible, sampling.max_objects, rng))
     return Choice(positions, [])
+
+
+def _visible(
+    dataset: Dataset, index: int, positions: Sequence[int], sampling: ClipSampling
+) -> tuple[int, ...]:
+    """The objects a clip may train on, ascending."""
+    if sampling.visible == "first":
+        return dataset.visible(index, positions[0])
+    return tuple(sorted({i for position in positions for i in dataset.visible(index, position)}))
 
 
 def draw_window(count: int, sampling: ClipSampling, rng: np.random.Generator) -> list[int]:

@@ -8,52 +8,93 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+FILL = (123, 116, 103)
+"""What lies outside the picture: the ImageNet mean, which is 0 after normalisation."""
+
 
 def render(
-    picture: np.ndarray, matrix: np.ndarray, side: int, fill: tuple[int, ...] = (0, 0, 0, 0)
+    picture: np.ndarray,
+    matrix: np.ndarray,
+    side: int,
+    fill: tuple[int, ...] = (0, 0, 0, 0),
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Sample a uint8 picture [H, W] or [H, W, C], C up to 4, at side x side output pixels.
+    """Sample a uint8 picture [H, W] or [H, W, 3] at side x side output pixels.
 
     matrix: float [3, 3], output points to picture points. Where it makes the picture much smaller,
-    the picture is averaged first, each axis by its own factor.
+    the picture is averaged first, each axis by its own factor. out: uint8, to write into.
     """
+    return _sample(picture, matrix, (side, side), fill, out)
+
+
+def _sample(
+    picture: np.ndarray,
+    matrix: np.ndarray,
+    size: tuple[int, int],
+    fill: tuple[int, ...] = (0, 0, 0, 0),
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """`render` for an output of any size (width, height)."""
     picture, matrix = _prefilter(picture, matrix)
     height, width = picture.shape[:2]
     # OpenCV puts pixel centres at whole numbers.
     pixels = matrix[:2].copy()
     pixels[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
-    colour = picture.ndim == 3 and picture.shape[2] == 3
+    colour = picture.ndim == 3
     if colour:  # four channels are sampled at twice the speed of three
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA)
     # The outermost half pixel has no neighbour. Where nothing lies outside, repeat the edge rather
     # than mix in the fill.
-    border = cv2.BORDER_REPLICATE if _covers(matrix, side, width, height) else cv2.BORDER_CONSTANT
-    out = cv2.warpAffine(
+    border = cv2.BORDER_REPLICATE if _covers(matrix, size, width, height) else cv2.BORDER_CONSTANT
+    sampled = cv2.warpAffine(
         picture,
         pixels,
-        (side, side),
+        size,
+        dst=None if colour else out,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=border,
         borderValue=fill,
     )
-    return cv2.cvtColor(out, cv2.COLOR_RGBA2RGB) if colour else out
+    return cv2.cvtColor(sampled, cv2.COLOR_RGBA2RGB, dst=out) if colour else sampled
 
 
-def render_masks(masks: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
-    """Bool masks [O, H, W] sampled as grey pictures and cut at one half: bool [O, side, side]."""
-    out = np.zeros((len(masks), side, side), dtype=bool)
-    shown = [o for o, mask in enumerate(masks) if mask.any()]
-    for start in range(0, len(shown), 4):
-        group = shown[start : start + 4]
-        # Up to four masks are the channels of one picture; three are slow, see `render`.
-        planes = [
-            masks[o].view(np.uint8) for o in (group + group[:1] if len(group) == 3 else group)
-        ]
-        grey = cv2.merge(planes) * np.uint8(255)
-        sampled = render(grey, matrix, side).reshape(side, side, len(planes))
-        for plane, o in enumerate(group):
-            np.greater_equal(sampled[..., plane], 128, out=out[o])
+def render_masks(
+    masks: np.ndarray, matrix: np.ndarray, side: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Bool masks [O, H, W] sampled as grey pictures and cut at one half: bool [O, side, side].
+
+    Only the part of a picture where its mask lies is looked at. out: zeros to write into.
+    """
+    if out is None:
+        out = np.zeros((len(masks), side, side), dtype=bool)
+    for mask, target in zip(masks, out, strict=True):
+        _render_mask(mask.view(np.uint8), matrix, target)
     return out
+
+
+def _render_mask(mask: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width:
+        return
+    # Sampling looks three output pixels far. Halving in `_prefilter` pairs the same pixels as in the
+    # whole picture where a part of it begins and ends at multiples of 64.
+    far_x, far_y = (int(3 * step) + 2 for step in np.hypot(matrix[:2, 0], matrix[:2, 1]))
+    left, top = max(0, x - far_x) // 64 * 64, max(0, y - far_y) // 64 * 64
+    right = min(mask.shape[1], -(-(x + width + far_x) // 64) * 64)
+    bottom = min(mask.shape[0], -(-(y + height + far_y) // 64) * 64)
+
+    forward = np.linalg.inv(matrix)
+    corners = np.array([[x, x + width] * 2, [y, y, y + height, y + height], [1.0] * 4])
+    points = (forward @ corners)[:2]
+    low = np.maximum(np.floor(points.min(axis=1)).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(points.max(axis=1)).astype(int) + 1, len(out))
+    if (low >= high).any():
+        return
+    to_part = np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
+    from_window = np.array([[1.0, 0, low[0]], [0, 1, low[1]], [0, 0, 1]])
+    grey = mask[top:bottom, left:right] * np.uint8(255)
+    sampled = _sample(grey, to_part @ matrix @ from_window, (high[0] - low[0], high[1] - low[1]))
+    out[low[1] : high[1], low[0] : high[0]] = sampled >= 128
 
 
 def _prefilter(picture: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +133,22 @@ def _box(square: float) -> np.ndarray:
     return np.array([edge, *[1.0] * (2 * whole + 1), edge]) / width
 
 
-def _covers(matrix: np.ndarray, side: int, width: int, height: int) -> bool:
+def _covers(matrix: np.ndarray, size: tuple[int, int], width: int, height: int) -> bool:
     """Whether all that is sampled lies inside the picture, up to half a pixel."""
-    corners = matrix[:2] @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]])
+    across, down = size
+    corners = matrix[:2] @ np.array([[0, across, 0, across], [0, 0, down, down], [1, 1, 1, 1]])
     low, high = corners.min(axis=1), corners.max(axis=1)
     return bool((low >= -0.5).all() and (high <= np.array([width, height]) + 0.5).all())
+
+
+def tile(
+    frames: np.ndarray, masks: np.ndarray, side: int, corner: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The clip four times in a 2x2 grid of side x side; the masks only in the given corner, 0 to
+    3."""
+    half = frames.shape[1]
+    grid = np.tile(frames, (1, 2, 2, 1))
+    placed = np.zeros((*masks.shape[:2], side, side), dtype=bool)
+    top, left = (corner // 2) * half, (corner % 2) * half
+    placed[:, :, top : top + half, left : left + half] = masks
+    return grid, placed

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.augment import Geometry, augment_clip, resize_clip
-from data.spec import PLAIN, Augment
+from data.augment import augment_clip, resize_clip
+from data.changes import Geometry
+from data.settings import PLAIN, Augment, Jitter
 from data.types import Clip
-from data.warp import render, render_masks
+from data.warp import FILL, render, render_masks
 from pipeline.errors import ConfigError
 
 SIDE = 64
@@ -64,7 +65,7 @@ def test_masks_move_with_the_picture():
     clip = scene()
     for seed in range(25):
         got = augment_clip(clip, STRONG, SIDE, np.random.default_rng(seed))
-        fill = np.abs(got.frames.astype(int) - (124, 116, 104)).max(axis=-1) < 4
+        fill = np.abs(got.frames.astype(int) - FILL).max(axis=-1) < 4
         red = (got.frames[..., 0] > 125) & ~fill
         for t in range(3):
             assert overlap(red[t], got.masks[t].any(axis=0)) > 0.88, (seed, t)
@@ -80,12 +81,16 @@ def test_a_clip_moves_as_one():
         (4, 9),
         (0, 1, 2, 3),
     )
-    colours = Augment(rotate=20, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, blur=0.5)
+    colours = Augment(
+        rotate=20, jitter=Jitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1), blur=0.5
+    )
     for seed in range(5):
         got = augment_clip(still, colours, SIDE, np.random.default_rng(seed))
         assert (got.frames == got.frames[:1]).all()
         assert (got.masks == got.masks[:1]).all()
-    jitter = augment_clip(still, Augment(frame_jitter=0.3), SIDE, np.random.default_rng(0))
+    jitter = augment_clip(
+        still, Augment(frame_jitter=Jitter(brightness=0.3)), SIDE, np.random.default_rng(0)
+    )
     assert (jitter.masks == jitter.masks[:1]).all()
     assert len({frame.tobytes() for frame in jitter.frames}) == 4
 
@@ -97,14 +102,16 @@ def test_geometry_takes_known_points_home():
     for geometry, expected in (
         (Geometry(), (0, 0)),
         (Geometry(flip=True), (200, 0)),
-        (Geometry(zoom=2.0), (50, 25)),
-        (Geometry(zoom=2.0, place=(1.0, 0.0)), (100, 0)),
-        (Geometry(zoom=0.5), (-100, -50)),
+        (Geometry(scale=2.0), (50, 25)),
+        (Geometry(scale=2.0, shift=(-0.5, 0.5)), (100, 0)),
+        (Geometry(scale=0.5), (-100, -50)),
+        (Geometry(shift=(0.25, 0)), (-50, 0)),
+        (Geometry(shear=45.0), (-50, 0)),
         (Geometry(rotate=90.0), (50, 150)),
     ):
         matrix = geometry.matrix(width, height, 64)
         np.testing.assert_allclose((matrix @ corner)[:2], expected, atol=1e-9)
-        if geometry.place == (0.5, 0.5):
+        if geometry.shift == (0.0, 0.0):
             np.testing.assert_allclose((matrix @ centre)[:2], (100, 50), atol=1e-9)
 
 
@@ -144,7 +151,7 @@ def test_no_objects_is_fine():
 def test_masks_are_sampled_alike_in_groups_and_alone(count):
     masks = np.random.default_rng(0).random((count, 50, 70)) > 0.5
     masks[count // 2] = False
-    matrix = Geometry(rotate=10, zoom=1.2).matrix(70, 50, 32)
+    matrix = Geometry(rotate=10, scale=1.2).matrix(70, 50, 32)
     together = render_masks(masks, matrix, 32)
     alone = [render_masks(mask[None], matrix, 32)[0] for mask in masks]
     assert (together != alone).mean() < 0.005  # of noise, where many pixels lie at one half
@@ -170,13 +177,13 @@ def test_colours():
     assert (grey == grey[..., :1]).all()
     luma = clip.frames[0] @ np.array([0.299, 0.587, 0.114])
     assert np.abs(grey[..., 0] - luma).max() <= 1
-    hue = changed(hue=0.3)
+    hue = changed(jitter=Jitter(hue=0.3))
     assert np.abs(hue @ np.array([0.299, 0.587, 0.114]) - luma).mean() < 4
     assert np.abs(hue.astype(int) - clip.frames[0]).max() > 20
-    ratio = changed(brightness=0.2).astype(float).mean() / clip.frames[0].mean()
+    ratio = changed(jitter=Jitter(brightness=0.2)).astype(float).mean() / clip.frames[0].mean()
     assert 0.8 <= ratio <= 1.2
     assert ratio != 1
-    mean = changed(contrast=0.3) @ np.array([0.299, 0.587, 0.114])
+    mean = changed(jitter=Jitter(contrast=0.3)) @ np.array([0.299, 0.587, 0.114])
     assert abs(mean.mean() - luma.mean()) < 2
 
 
@@ -195,8 +202,9 @@ def test_mosaic_shows_the_clip_four_times_and_its_objects_once():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"flip": 2}, {"rotate": -1}, {"scale": (1.2, 0.8)}, {"scale": (0, 1)}, {"hue": 0.6}]
+    "fields",
+    [{"flip": 2}, {"rotate": -1}, {"scale": (1.2, 0.8)}, {"scale": (0, 1)}, {"translate": 2}],
 )
 def test_settings_are_checked(fields):
-    with pytest.raises(ConfigError, match=f"augment.{next(iter(fields))}"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(fields))} is"):
         Augment(**fields)

@@ -1,17 +1,25 @@
 """Batches depend on (seed, step, slot) alone: not on workers, ranks or where a run was resumed."""
 
+import json
 import logging
 
 import pytest
 import torch
 
 from data.mixture import TrainingClips, loader
+from data.settings import Augment, ClipSampling, Jitter, Mixture
 from data.sources import open_dataset
-from data.spec import Augment, ClipSampling, DatasetSpec, Mixture
+from data.spec import DatasetSpec
 from pipeline.errors import ConfigError, DataError
 from tests.data import lookalikes as like
 
-AUGMENT = Augment(rotate=10, scale=(0.8, 1.2), brightness=0.2, frame_jitter=0.1, blur=0.3)
+AUGMENT = Augment(
+    rotate=10,
+    scale=(0.8, 1.2),
+    jitter=Jitter(brightness=0.2),
+    frame_jitter=Jitter(brightness=0.1, saturation=0.1),
+    blur=0.3,
+)
 
 
 def clips(*datasets, mixture=None, seed=3, **sampling):
@@ -70,7 +78,7 @@ def test_workers_give_the_same_bytes(pictures, videos, workers):
 
 
 def test_a_restart_in_the_middle_continues_the_sequence(pictures, videos):
-    mixture = Mixture(mode="probability", image_batch=4, video_batch=2)
+    mixture = Mixture(mode="size", image_batch=4, video_batch=2)
     whole = batches(clips(pictures, videos, mixture=mixture), 0, 9)
     rest = batches(clips(pictures, videos, mixture=mixture), 5, 9)
     for a, b in zip(whole[5:], rest, strict=True):
@@ -85,7 +93,9 @@ def test_two_ranks_together_are_one(pictures):
     assert parts[0].slots + parts[1].slots == one.slots == (0, 1, 2, 3)
     torch.testing.assert_close(torch.cat([part.frames for part in parts]), one.frames)
     torch.testing.assert_close(torch.cat([part.masks for part in parts]), one.masks)
-    with pytest.raises(ConfigError, match="image_batch is 4; it has to be a multiple of the 3"):
+    with pytest.raises(
+        ConfigError, match="sa1b has 4 images; it has to be a multiple of the 3 ranks"
+    ):
         loader(clips(pictures), start_step=0, stop_step=1, world=3)
 
 
@@ -106,20 +116,20 @@ def test_weights_share_a_step_between_data_sets(pictures, tiny_world):
     more = opened("coco", tiny_world / "coco")
     mixture = Mixture(image_batch=10, weights={"sa1b": 3.0, "coco": 1.0})
     source = clips(pictures, more, mixture=mixture)
-    drawn = [source._turns["image"].turn(place).member for place in range(1000)]
+    drawn = [source._turns[0].turn(place).member for place in range(1000)]
     assert drawn.count(0) == 750
     with pytest.raises(ConfigError, match="give every data set a weight"):
         clips(pictures, more, mixture=Mixture(weights={"sa1b": 1.0}))
 
 
 def test_modes_that_do_not_fit(pictures, videos):
-    with pytest.raises(ConfigError, match="use alternate or probability"):
+    with pytest.raises(ConfigError, match="use alternate, probability or size"):
         clips(pictures, videos)
     with pytest.raises(ConfigError, match="every data set of the stage holds images"):
         clips(pictures, mixture=Mixture(mode="alternate"))
     with pytest.raises(ConfigError, match="no data set"):
         clips()
-    with pytest.raises(ConfigError, match=r"mixture\.weights\.x is 0"):
+    with pytest.raises(ConfigError, match=r"^weights\.x is 0"):
         Mixture(weights={"x": 0})
 
 
@@ -130,10 +140,14 @@ def test_broken_samples_are_named_and_replaced(tmp_path, workers, caplog):
     (root / "sa_4.jpg").write_bytes(b"")
     mixture = Mixture(image_batch=4, max_broken=0.1)
     source = clips(dataset, mixture=mixture)
+    quarantine = source.quarantine(tmp_path / "broken")
     with caplog.at_level(logging.WARNING):
-        found = batches(source, 0, 6, workers=workers)
-    assert list(source.broken["sa1b"]) == [3]
-    assert "sa_4.jpg is empty" in source.broken["sa1b"][3]
+        found = batches(source, 0, 6, workers=workers, quarantine=quarantine)
+    ((key, reason),) = quarantine.found().items()
+    assert key == ("sa1b", "sa_4")
+    assert "sa_4.jpg is empty" in reason
+    (line,) = (tmp_path / "broken/rank-0.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "sa_4"
     assert any("sa_4 is left out" in record.message for record in caplog.records)
     names = [name for batch in found for name in batch.names]
     assert "sa1b/sa_4" not in names

@@ -7,8 +7,9 @@ import pytest
 
 from data.extract import ExtractOptions, extract_frames
 from data.mixture import TrainingClips, loader
+from data.settings import Augment, ClipSampling, Mixture
 from data.sources import open_dataset
-from data.spec import Augment, ClipSampling, DatasetSpec, Mixture
+from data.spec import DatasetSpec
 from pipeline import rle
 from pipeline.cache import SHARED
 from pipeline.video import frame_total, iterate_frames, read_frames
