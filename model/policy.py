@@ -94,3 +94,29 @@ class LossConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"loss.{name} is {value}; expected a finite weight of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adaptation of linear layers (`model.lora`); everything else follows `freeze`."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    """The change counts alpha / rank times."""
+    layers: tuple[str, ...] = (
+        "*.attn.qkv",
+        "*.attn.proj",
+        "*.q_proj",
+        "*.k_proj",
+        "*.v_proj",
+        "*.out_proj",
+    )
+    """Globs over the names of linear layers; by default all attention projections."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.rank < 1 or not (math.isfinite(self.alpha) and self.alpha > 0) or not self.layers:
+            raise ConfigError(
+                f"lora: rank is {self.rank}, alpha {self.alpha}, layers {list(self.layers)}; "
+                "expected a rank of 1 or more, a positive alpha and at least one pattern"
+            )

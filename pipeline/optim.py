@@ -28,6 +28,7 @@ __all__ = [
     "build_optimizer",
     "freeze",
     "multiplier",
+    "parameter_table",
 ]
 
 GROUP_FIELDS = ("lr", "weight_decay", "depth_scale", "schedule")
@@ -100,6 +101,31 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
     return frozen
+
+
+def parameter_table(model: nn.Module, split: Sequence[str] = ()) -> str:
+    """What is trained, part by part, as lines of text.
+
+    split: parts to show by their own parts, such as `image_encoder`. The last line says what the
+    frozen parameters save: a gradient and AdamW's two moments each, fp32.
+    """
+    parts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        words = name.split(".")
+        depth = 2 if words[0] in split else 1
+        part = ".".join(words[:depth]) if len(words) > depth else "(its own)"
+        counts = parts.setdefault(part, [0, 0])
+        counts[0] += parameter.numel()
+        counts[1] += parameter.numel() * parameter.requires_grad
+    parts = dict(sorted(parts.items()))
+    total, trained = (sum(column) for column in zip(*parts.values(), strict=True))
+    rows = [("part", "parameters", "trained")]
+    rows += [(part, f"{count:,}", f"{own:,}") for part, (count, own) in parts.items()]
+    rows.append(("total", f"{total:,}", f"{trained:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    saved = 3 * 4 * (total - trained) / 2**20
+    return "\n".join([*lines, f"frozen parameters save {saved:,.1f} MiB of optimiser memory"])
 
 
 def build_optimizer(

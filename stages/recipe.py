@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import configs
-from data.settings import Augment, ClipSampling, Mixture
-from data.spec import DatasetSpec
+from data.spec import Augment, ClipSampling, DatasetSpec, Mixture
 from data.world.spec import WorldSpec
-from model.policy import LossConfig, PromptPolicy
+from model.policy import LoRAConfig, LossConfig, PromptPolicy
 from pipeline.config import compose, did_you_mean, parse
 from pipeline.errors import ConfigError
 from pipeline.settings import LaunchConfig, LoopConfig, OptimConfig
 from stages.contract import TRAINING_KINDS, StageKind
+from stages.settings import Validation
 
 CONFIG_DIR = Path(configs.__file__).parent
 
@@ -65,6 +65,8 @@ class TrainStage:
     loop: LoopConfig = field(default_factory=LoopConfig)
     freeze: tuple[str, ...] = ()
     """Glob patterns of parameter names that stay as they are."""
+    lora: LoRAConfig | None = None
+    """Train low-rank changes of attention projections; with `freeze: ["*"]`, nothing else."""
     drop_path: float = 0.0
     """Stochastic depth of the trunk while training."""
     dropout: float | None = None
@@ -72,6 +74,8 @@ class TrainStage:
     workers: int = 0
     """Loader processes per rank; the batches do not depend on it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    validation: Validation | None = None
+    """Measure while training; none leaves it to the evaluation after the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +293,10 @@ def _train_settings(recipe: Recipe, stage: TrainStage) -> dict[str, Any]:
         "seed": recipe.seed,
         "stage": asdict(stage),
         "data": {name: resolve_dataset(recipe, name) for name in stage.datasets},
+        "validation": {
+            kind: resolve_dataset(recipe, name)
+            for kind, name in (stage.validation.datasets if stage.validation else {}).items()
+        },
     }
 
 
@@ -308,6 +316,12 @@ def _check(recipe: Recipe) -> None:
         (f"stages.{name}", dataset)
         for name, stage in recipe.stages.items()
         for dataset in _datasets(stage)
+    ]
+    wanted += [
+        (f"stages.{name}.validation.{kind}", dataset)
+        for name, stage in recipe.stages.items()
+        if isinstance(stage, TrainStage) and stage.validation is not None
+        for kind, dataset in stage.validation.datasets.items()
     ]
     if recipe.evaluation is not None:
         wanted += [

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from data.mixture import TrainingClips, loader
+from data.quarantine import Quarantine
 from data.sources import open_dataset
 from data.spec import DatasetSpec
 from model.config import preset
+from model.lora import add_lora, merged
 from model.sam2 import SAM2, build_sam2
 from model.weights import load_checkpoint, save_checkpoint
 from pipeline import checkpoint, distributed
@@ -28,15 +30,17 @@ from pipeline.config import parse
 from pipeline.distributed import World
 from pipeline.errors import ConfigError
 from pipeline.loop import Hooks, StepLog, fit
-from pipeline.optim import build_optimizer, freeze
+from pipeline.optim import build_optimizer, freeze, parameter_table
 from pipeline.precision import LossScale
 from pipeline.progress import ProgressWriter
 from pipeline.stop import StopRequested
+from pipeline.storage import atomic_file
 from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoint
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
 from stages.overlay import training_picture
 from stages.recipe import ModelChoice, TrainStage
+from stages.validation import Measure, Validator
 
 PICTURES = 4
 """Overlay pictures drawn for TensorBoard over a stage."""
@@ -58,8 +62,13 @@ def train(spec: StageSpec) -> StageResult | None:
         image_size=spec.settings["model"]["image_size"],
         seed=seed,
     )
+    quarantine = clips.quarantine(folder / "broken_samples", world.rank)
     model = build_model(spec, stage.drop_path, stage.dropout).to(world.device).train()
     freeze(model, stage.freeze)
+    if stage.lora is not None:
+        add_lora(model, stage.lora)
+    if world.is_first:
+        print(parameter_table(model, split=["image_encoder"]))
     optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model))
     state = TrainState(
         model,
@@ -80,13 +89,19 @@ def train(spec: StageSpec) -> StageResult | None:
         rank=world.rank,
         world=world.size,
         workers=stage.workers,
+        quarantine=quarantine,
     )
-    log = StageLog(spec, world, total=stage.steps, start=state.step)
+    log = StageLog(spec, world, quarantine, total=stage.steps, start=state.step)
     hooks = Hooks(
         log=log.step, every=[(max(1, stage.steps // PICTURES), log.picture_of(task, clips))]
     )
+    validator = build_validator(spec, stage, world, log)
+    if validator is not None:
+        hooks = replace(hooks, every=[*hooks.every, (validator.config.every, validator)])
     status = "FAILED"
     try:
+        if validator is not None and state.step == 0:
+            validator(state)
         fit(
             task,
             batches,
@@ -99,7 +114,10 @@ def train(spec: StageSpec) -> StageResult | None:
             world=world,
             hooks=hooks,
         )
-        result = hand_over(spec, state, log.run) if log.run is not None else None
+        if validator is not None and state.step % validator.config.every:
+            validator(state)
+        chosen = validator.chosen(state) if validator is not None else None
+        result = hand_over(spec, state, log.run, chosen) if log.run is not None else None
         status = "FINISHED"
     except (StopRequested, KeyboardInterrupt):
         status = "KILLED"
@@ -108,6 +126,20 @@ def train(spec: StageSpec) -> StageResult | None:
         log.close(status)
         distributed.shutdown()
     return result
+
+
+def build_validator(
+    spec: StageSpec, stage: TrainStage, world: World, log: StageLog
+) -> Validator | None:
+    """What measures the stage while it trains, where the recipe asks for it."""
+    if stage.validation is None:
+        return None
+    datasets = {
+        kind: open_dataset(parse(DatasetSpec, values, where=kind))
+        for kind, values in spec.settings["validation"].items()
+    }
+    measure = Measure(stage.validation, datasets, world)
+    return Validator(measure, stage.validation, world, spec.folder, log.validation)
 
 
 def build_model(spec: StageSpec, drop_path: float = 0.0, dropout: float | None = None) -> SAM2:
@@ -123,7 +155,7 @@ def build_model(spec: StageSpec, drop_path: float = 0.0, dropout: float | None =
         file = fetch_checkpoint(
             spec.input.uri, spec.input.sha256, cache, str(spec.tracking.get("uri", ""))
         )
-        load_checkpoint(model, file)
+        load_checkpoint(file, model)
     return model
 
 
@@ -161,8 +193,10 @@ def require_kinds(spec: StageSpec, wanted: set[str]) -> None:
 class StageLog:
     """Where a training stage says how it goes: progress file, TensorBoard, MLflow. Silent off rank 0."""
 
-    def __init__(self, spec: StageSpec, world: World, total: int, start: int) -> None:
-        self.spec, self.world = spec, world
+    def __init__(
+        self, spec: StageSpec, world: World, quarantine: Quarantine, total: int, start: int
+    ) -> None:
+        self.spec, self.world, self.quarantine = spec, world, quarantine
         self.folder = Path(spec.folder)
         self.run: Run | None = None
         if not world.is_first:
@@ -174,9 +208,17 @@ class StageLog:
     def step(self, log: StepLog) -> None:
         """Record what the loop says."""
         assert self.run is not None
-        self.progress.update(log.step, log.metrics.get("loss"), log.metrics)
-        self.board.scalars(log.step, log.metrics)
-        self.run.log_metrics(log.step, log.metrics)
+        metrics = {**log.metrics, "broken_samples": float(self.quarantine.count())}
+        self.progress.update(log.step, metrics.get("loss"), metrics)
+        self.board.scalars(log.step, metrics)
+        self.run.log_metrics(log.step, metrics)
+
+    def validation(self, step: int, found: Mapping[str, float]) -> None:
+        """Record what a validation measured."""
+        assert self.run is not None
+        values = {f"validation/{name.replace('@', '_at_')}": v for name, v in found.items()}
+        self.board.scalars(step, values)
+        self.run.log_metrics(step, values)
 
     def picture_of(self, task: ClipTask, clips: TrainingClips) -> Any:
         """A hook that draws the network's answers on one training batch."""
@@ -208,17 +250,29 @@ def open_stage_run(spec: StageSpec) -> Run:
     )
 
 
-def hand_over(spec: StageSpec, state: TrainState, run: Run) -> StageResult:
-    """Publish the weights, averaged ones where the stage keeps them, and describe them."""
-    file = Path(spec.folder) / "model.pt"
-    with state.average.in_place() if state.average else nullcontext():
-        save_checkpoint(state.model, file)
+def hand_over(
+    spec: StageSpec, state: TrainState, run: Run, chosen: tuple[Path, int] | None = None
+) -> StageResult:
+    """Publish the weights, averaged ones where the stage keeps them, and describe them.
+
+    chosen: a file of weights and their step, in place of those of the end. Low-rank changes are
+    merged.
+    """
+    assert isinstance(state.model, SAM2)
+    file, step = Path(spec.folder) / "model.pt", state.step
+    if chosen is not None:
+        step = chosen[1]
+        with atomic_file(file) as copy:
+            copy.write(chosen[0].read_bytes())
+    else:
+        with state.average.in_place() if state.average else nullcontext():
+            save_checkpoint(merged(state.model), file)
     uri, digest = publish_checkpoint(run, file, file.name)
     return StageResult(
         stage=spec.name,
         key=spec.key,
         digest=digest,
-        checkpoint=CheckpointRef(uri, digest, spec.name, state.step, run.run_id),
+        checkpoint=CheckpointRef(uri, digest, spec.name, step, run.run_id),
         metrics={"steps": state.step, "skipped": state.skipped},
         files={"weights": str(file)},
         run_id=run.run_id,

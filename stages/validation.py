@@ -19,10 +19,12 @@ import torch
 
 from data.sources import Dataset
 from model.image_predictor import ImagePredictor
+from model.lora import merged
 from model.sam2 import SAM2
 from model.weights import save_checkpoint
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
+from pipeline.errors import StageError
 from pipeline.storage import atomic_file, read_json, sha256, write_json
 from stages.evaluation.image import ImageScores, image_scores, score_picture
 from stages.evaluation.jf import Protocol, VideoScores
@@ -108,6 +110,7 @@ def judge(config: Validation, notes: dict[str, float], found: Mapping[str, float
         start = notes.setdefault("validation/start", found[GUARDED])
         drop = 1 - found[GUARDED] / start if start > 0 else 0.0
         forgot = drop if drop > config.forgetting_drop else 0.0
+    notes["validation/forgot"] = forgot
     allowed = not (forgot and config.forgetting == "roll_back")
     better = allowed and value > notes.get("validation/best", float("-inf"))
     if better:
@@ -122,7 +125,7 @@ def judge(config: Validation, notes: dict[str, float], found: Mapping[str, float
 
 
 class Validator:
-    """The hook of a training stage."""
+    """The hook of a training stage. Call it before the first step and after the last one, too."""
 
     def __init__(
         self,
@@ -155,6 +158,23 @@ class Validator:
                 )  # fmt: skip
         return verdict.end
 
+    def chosen(self, state: TrainState) -> tuple[Path, int] | None:
+        """The weights to hand over and their step, where they are not those of the end. Raises
+        StageError when they are gone."""
+        rolls_back = self.config.forgetting == "roll_back" and state.notes.get("validation/forgot")
+        if not (rolls_back or self.config.hand_over == "best"):
+            return None
+        path, step = (
+            best_weights(self.folder, state.notes),
+            int(state.notes["validation/best_step"]),
+        )
+        if path is None:
+            raise StageError(
+                f"{self.folder / BEST_FILE} should hold the weights of step {step}, the best "
+                "validation; it is missing or damaged. Delete the stage's folder to train again"
+            )
+        return path, step
+
     @property
     def _keeps_best(self) -> bool:
         return self.config.hand_over == "best" or self.config.forgetting == "roll_back"
@@ -165,7 +185,7 @@ def keep_best(
 ) -> None:
     """Put the weights of `model` in the place of the best so far; the record follows the file."""
     with atomic_file(folder / BEST_FILE) as file:
-        save_checkpoint(model, file)  # type: ignore[arg-type]
+        save_checkpoint(merged(model), file)  # type: ignore[arg-type]
     record = {"step": step, "metric": metric, "found": dict(found)}
     write_json(folder / RECORD_FILE, record | {"sha256": sha256(folder / BEST_FILE)})
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline import optim
 from pipeline.errors import ConfigError
-from pipeline.optim import build_optimizer, freeze, multiplier
+from pipeline.optim import build_optimizer, freeze, multiplier, parameter_table
 from pipeline.settings import GroupConfig, OptimConfig, ScheduleConfig
 
 
@@ -147,6 +147,22 @@ def test_frozen_parts_keep_out_of_everything() -> None:
     assert not model.blocks[0].training and model.head.training
     optimizer, _ = build_optimizer(model, OptimConfig(lr=1.0), 10)
     assert not any(name.startswith("blocks") for name in settings_of(model, optimizer))
+
+
+def test_the_table_says_what_is_trained() -> None:
+    model = Net()
+    freeze(model, ["blocks.*", "norm2d.*"])
+    table = parameter_table(model, split=["blocks"])
+    assert [line.split() for line in table.splitlines()[:-1]] == [
+        ["part", "parameters", "trained"],
+        ["(its", "own)", "3", "3"],
+        *[[f"blocks.{index}", "12", "0"] for index in range(4)],
+        ["head", "4", "4"],
+        ["norm", "6", "6"],
+        ["norm2d", "6", "0"],
+        ["total", "67", "13"],
+    ]
+    assert table.endswith("frozen parameters save 0.0 MiB of optimiser memory")
 
 
 def test_patterns_that_match_nothing_are_mistakes() -> None:

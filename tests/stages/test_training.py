@@ -1,5 +1,6 @@
 """A stage trains, hands its weights on by reference, and stopping it loses nothing."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,20 @@ def test_data_of_the_wrong_kind_is_named(workshop: Workshop, name: str, data: st
     with pytest.raises(ConfigError, match=needed) as caught:
         workshop.run(spec)
     assert f"stages.{name}.datasets" in str(caught.value) and next(iter(wrong)) in str(caught.value)
+
+
+def test_low_rank_training_leaves_an_ordinary_network(
+    workshop: Workshop, pretrained: StageResult, capfd: pytest.CaptureFixture[str]
+):
+    settings = deepcopy(dict(workshop.planned["video_train"].settings["stage"]))
+    settings |= {"freeze": ["*"], "lora": {"rank": 2}}
+    spec = workshop.spec("video_train", pretrained.checkpoint, place="lora", stage=settings)
+    result = workshop.run(spec)
+    start, end = weights(pretrained), weights(result)
+    assert list(end) == list(start)
+    changed = {name for name in end if not torch.equal(start[name], end[name])}
+    assert changed and all(name.endswith(("proj.weight", "qkv.weight")) for name in changed)
+    assert "image_encoder.trunk" in capfd.readouterr().out
 
 
 def test_joint_training_takes_turns(

@@ -1,6 +1,10 @@
 """Validation decides the same on every rank and after a restart, and leaves training alone."""
 
+import json
+from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +14,14 @@ from model.sam2 import SAM2, build_sam2
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
 from pipeline.errors import ConfigError
+from pipeline.launch import launch
 from pipeline.optim import build_optimizer
-from pipeline.settings import OptimConfig
+from pipeline.settings import LaunchConfig, OptimConfig
+from stages.contract import StageResult
 from stages.settings import Validation
-from stages.validation import Validator, best_weights, evaluating, judge
+from stages.validation import Measure, Validator, best_weights, evaluating, judge
+from tests.stages import jobs
+from tests.stages.conftest import Workshop
 
 
 def run_of(config: Validation, values: list[dict[str, float]]) -> list[tuple[bool, str]]:
@@ -97,3 +105,55 @@ def test_every_module_gets_its_mode_back() -> None:
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == before
+
+
+def validated(workshop: Workshop, **more: Any) -> dict[str, Any]:
+    """Settings of the video stage with a validation every second step."""
+    settings = deepcopy(dict(workshop.planned["video_train"].settings))
+    evaluation = workshop.planned["start.evaluate"].settings
+    values = {"every": 2, "images": "i", "videos": "v", "max_images": 2, "max_videos": 2, **more}
+    settings["stage"]["validation"] = asdict(Validation(**values))
+    data = {"images": evaluation["images"], "videos": evaluation["videos"]}
+    return {"stage": settings["stage"], "validation": data}
+
+
+def test_training_is_the_same_to_the_bit_with_validation(
+    workshop: Workshop, pretrained: StageResult, tracked: StageResult
+) -> None:
+    settings = validated(workshop)
+    spec = workshop.spec("video_train", pretrained.checkpoint, place="validated", **settings)
+    result = workshop.run(spec)
+    assert result.digest == tracked.digest
+    rows = (Path(spec.folder) / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(row)["step"] for row in rows if "validation/video/jf" in row]
+    assert steps == [0, 2, 4]
+
+
+def test_the_best_weights_leave_the_stage_where_the_recipe_says_so(
+    workshop: Workshop, pretrained: StageResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network forgets at once: the stage ends early and hands back what it was given."""
+    figures = iter([0.7, 0.5, 0.4])
+    monkeypatch.setattr(
+        Measure, "__call__", lambda self, model: {"image/miou@1": next(figures), "video/jf": 1.0}
+    )
+    settings = validated(workshop, forgetting="roll_back")
+    spec = workshop.spec("video_train", pretrained.checkpoint, place="rolled", **settings)
+    result = workshop.run(spec)
+    assert result.step == 2 and result.checkpoint is not None and result.checkpoint.step == 0
+    assert result.digest == pretrained.digest, "the file it began with, byte for byte"
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_what_one_does(workshop: Workshop, pretrained: StageResult) -> None:
+    """Both are real jobs; the second shares its items out."""
+    found = []
+    for ranks in (1, 2):
+        folder = workshop.folder / f"measured-{ranks}"
+        config = LaunchConfig(tasks_per_node=ranks, threads=1, poll_seconds=0.1)
+        settings = validated(workshop)
+        given = {"weights": pretrained.files["weights"], "data": settings["validation"]}
+        found.append(launch(jobs.measure, given, folder, config, name=f"measure{ranks}"))
+    for values in found:
+        values.pop("seconds")
+    assert found[0] == found[1]
