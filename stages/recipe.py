@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import configs
-from data.spec import Augment, ClipSampling, DatasetSpec, Mixture
+from data.settings import Augment, ClipSampling, Mixture
+from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
 from model.policy import LoRAConfig, LossConfig, PromptPolicy
 from pipeline.config import compose, did_you_mean, parse
