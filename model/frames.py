@@ -57,9 +57,7 @@ def open_frames(source: FrameSource) -> Frames:
     frames as they are asked for. Raises DataError where there are no frames, and later at a frame
     that is broken or of another size.
     """
-    if isinstance(source, str):
-        source = Path(source)
-    if isinstance(source, os.PathLike):
+    if isinstance(source, str | os.PathLike):
         path = Path(source)
         return PictureFrames(path) if path.is_dir() else VideoFileFrames(path)
     if isinstance(source, torch.Tensor):
@@ -68,7 +66,7 @@ def open_frames(source: FrameSource) -> Frames:
         return ArrayFrames(source)
     if isinstance(source, Frames):
         return source
-    if isinstance(source, Sequence):
+    if isinstance(source, Sequence) and not isinstance(source, str):
         return ArrayFrames(source)
     raise DataError(
         f"a video cannot be a {type(source).__name__}; expected a folder of pictures, a video "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.frames import Frame, check_frame
+from model.frames import Frame, FrameSource, check_frame, open_frames
 from model.memory import without_overlap
 from model.sam2 import ABSENT_LOGIT, SAM2, mask_logits
 from model.types import ImageFeatures
 from model.video_features import encode_frames
 from model.video_follow import Follower, squared_masks
 from model.video_masklet import Masklet
+from model.video_save import load_session
+from model.video_session import VideoSession
 from model.video_settings import VideoSettings
 from model.video_store import AnswerStore
 from pipeline.errors import DataError
@@ -46,6 +49,21 @@ class VideoPredictor:
     def __init__(self, model: SAM2, settings: VideoSettings | None = None, **changes: Any) -> None:
         self.model = model.eval()
         self.settings = replace(settings or VideoSettings(), **changes)
+
+    def session(self, source: FrameSource) -> VideoSession:
+        """Prompt, propagate and correct interactively. source: see `open_frames`."""
+        return VideoSession(self.model, open_frames(source), self.settings, self._store(), {})
+
+    def resume(self, path: str | Path, source: FrameSource) -> VideoSession:
+        """Go on with a session that `VideoSession.save` wrote, with the same weights and video.
+
+        What changes numbers is as it was in that session; the rest is as in this predictor. Raises
+        CheckpointError for a file that is no session or belongs to other weights, DataError for
+        another video.
+        """
+        frames, store = open_frames(source), self._store()
+        saved = load_session(path, self.model, frames, self.settings, store)
+        return VideoSession(self.model, frames, saved.settings, store, saved.masklets)
 
     def track(
         self,
@@ -87,6 +105,11 @@ class VideoPredictor:
                 f"masks are given for frame {late[0]}, but the video has {position + 1} frames "
                 f"(0 to {position})"
             )
+
+    def _store(self) -> AnswerStore:
+        settings = self.settings
+        device = torch.device("cpu") if settings.offload else self.model.device
+        return AnswerStore(device, settings.memory_budget, settings.spill_folder)
 
     def _seen(
         self, frames: Iterable[Frame]

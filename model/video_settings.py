@@ -1,4 +1,5 @@
-"""How a video predictor works; everything here but the last two lines changes numbers."""
+"""How a video predictor works: what changes its numbers first, then what may change their rounding,
+then what a machine can afford."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class VideoSettings:
     """Frames encoded together, ahead of tracking."""
     objects_at_once: int = 16
     """Objects that are one batch at most."""
+    offload: bool = False
+    """Keep what a session remembers in RAM when the model is on a GPU."""
     memory_budget: int = 1 << 30
-    """Bytes of RAM for what a session remembers; the rest goes to a temporary file."""
+    """Bytes of memory for what a session remembers; the rest goes to a temporary file."""
     spill_folder: Path | None = None
     """Where that file lies; None takes the system's place for temporary files."""
