@@ -103,13 +103,15 @@ class MaskGenerator:
     point_grids: Sequence[np.ndarray] | None = None
     """Instead of the even grid: float [P, 2] with x and y in 0..1, one for the picture and one for
     each layer of crops."""
-    min_area: int = 0
+    min_area: float = 0
     """Holes and islands smaller than this many pixels are filled and removed, already in the
     low-resolution answers, and masks that became equal to others thereby are dropped."""
     use_m2m: bool = False
     """Ask once more with each answer as a mask prompt: better masks, more time."""
     multimask: bool = True
     """Three candidates for each point instead of one."""
+    stability_fallback: bool = True
+    """For single answers; see `SAM2.decode`."""
 
     def __post_init__(self) -> None:
         for name, least in [
@@ -140,6 +142,7 @@ class MaskGenerator:
         total, asked = sum(len(grids[layer]) for _, layer in places), 0
         predictor = ImagePredictor(
             self.model,
+            stability_fallback=self.stability_fallback,
             mask_threshold=self.mask_threshold,
             max_hole_area=self.min_area,
             max_sprinkle_area=self.min_area,
