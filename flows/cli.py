@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flows.predict import EXAMPLES as PREDICT_EXAMPLES
+from flows.predict import add_options as add_predict
 from pipeline.cli import run_cli
 from pipeline.config import did_you_mean
 from pipeline.errors import ConfigError, StorageError
@@ -48,6 +50,7 @@ Run it again to go on: finished videos are checked and skipped. Exit code 2: som
 the others are done, and OUT/extraction.json says which.""",
     "evaluate": """examples:
   sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
+    "predict": PREDICT_EXAMPLES,
     "export": """examples:
   sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt
   sam2-pipeline export sam2.1_hiera_tiny.pt --out tiny.safetensors
@@ -187,6 +190,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--videos", type=Path, help="a folder in DAVIS or MOSE layout")
     evaluate.add_argument("--images", type=Path, help="a folder in SA-1B layout")
     evaluate.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="for the results")
+
+    add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
 
     export = command("export", "write a checkpoint's weights so that other code loads them")
     export.add_argument(

@@ -17,6 +17,7 @@ from flows import preflight
 from flows.export import export
 from flows.extract import extract_frames
 from flows.parts import evaluate, synth
+from flows.predict import predict
 from flows.results import short
 from flows.run import Request, Run
 from pipeline.errors import ConfigError, StageError
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from flows.services import Status
 
 __all__ = [
-    "down", "evaluate", "export", "extract_frames", "plan", "recipes", "run", "stage", "status",
-    "synth", "up",
+    "down", "evaluate", "export", "extract_frames", "plan", "predict", "recipes", "run", "stage",
+    "status", "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")

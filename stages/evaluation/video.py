@@ -144,7 +144,7 @@ def video_task(dataset: Dataset, index: int, numbers: list[int], *, every_frame:
     numbers: receives the number of each frame when the tracker reads it.
     """
     annotated = [int(number) for number in dataset.frame_numbers(index)]
-    first = _first_sights(dataset, index)
+    first = first_sights(dataset, index)
     start = annotated[min(first.values(), default=0)]
 
     def frames() -> Iterator[np.ndarray]:
@@ -155,7 +155,7 @@ def video_task(dataset: Dataset, index: int, numbers: list[int], *, every_frame:
 
     object_ids = tuple(first)
     shown: dict[int, dict[int, np.ndarray]] = {}
-    places = _places(dataset, index, [annotated[p] for p in first.values()], start, every_frame)
+    places = places_of(dataset, index, [annotated[p] for p in first.values()], start, every_frame)
     for row, (object_id, position) in enumerate(first.items()):
         size = dataset.pictures(index, [position])[0].shape[:2]
         mask = dataset.masks(index, position, [object_id], (size[0], size[1]))[0]
@@ -163,16 +163,21 @@ def video_task(dataset: Dataset, index: int, numbers: list[int], *, every_frame:
     return Task(dataset.names[index], object_ids, start, frames(), shown)
 
 
-def _first_sights(dataset: Dataset, index: int) -> dict[int, int]:
-    """The first annotated frame (position) that shows each object, by object number, ascending."""
+def first_sights(dataset: Dataset, index: int, *, late: bool = True) -> dict[int, int]:
+    """The first annotated frame (position) that shows each object, by object number, ascending.
+
+    late: also of objects that appear after the first annotated frame that shows any.
+    """
     first: dict[int, int] = {}
     for position in range(dataset.frame_count(index)):
         for object_id in dataset.visible(index, position):
             first.setdefault(object_id, position)
+        if first and not late:
+            break
     return dict(sorted(first.items()))
 
 
-def _places(
+def places_of(
     dataset: Dataset, index: int, wanted: list[int], start: int, every_frame: bool
 ) -> dict[int, int]:
     """Where the frames numbered `wanted` stand among those a tracker reads, which begin at `start`.

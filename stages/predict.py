@@ -1,0 +1,100 @@
+"""Masks for somebody's own pictures and videos, or for a data set's.
+
+A broken picture or video does not stop the others; it is named at the end. What is finished is not
+made again by another call with the same settings.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.workers import call_each
+from stages.prediction.job import do_item, item_key
+from stages.prediction.results import PLACES, ResultFolder
+from stages.prediction.sources import Source, find_items
+from stages.prediction.spec import MOST_COLOURS, Event, Layout, PredictSpec, Summary, Tell
+
+DATA = ("JPEGImages", "Annotations")
+"""What the folders of a data set begin with."""
+
+
+def predict(spec: PredictSpec, tell: Tell) -> Summary:
+    """Predict everything in `spec.source` and say what was done.
+
+    Raises DataError where there is nothing to predict, ConfigError where options do not go
+    together; what is wrong with single items is in the summary.
+    """
+    source = find_items(spec)
+    spec = settled(spec, source)
+    results = ResultFolder(Path(spec.out))
+    todo = [
+        item
+        for item in source.items
+        if spec.again or not results.is_finished(item.name, item_key(spec, item))
+    ]
+    begun = time.monotonic()
+    tell(Event("planned", spec.source, len(source.items)))
+    for item in source.items:
+        if item not in todo:
+            tell(Event("skipped", item.name))
+    frames, failures = 0, []
+    alone = spec.workers == 1
+    do = partial(do_item, spec, tell=tell) if alone else partial(do_item, spec)
+    for number, answer in call_each(do, ((item,) for item in todo), spec.workers):
+        try:
+            frames += answer()
+            tell(Event("finished", todo[number].name, frames))
+        except DataError as error:
+            failures.append(str(error))
+            tell(Event("failed", todo[number].name))
+    return Summary(
+        finished=len(todo) - len(failures),
+        skipped=len(source.items) - len(todo),
+        frames=frames,
+        seconds=time.monotonic() - begun,
+        failures=tuple(failures),
+        places=tuple(
+            str(results.folder / place) for place in PLACES if (results.folder / place).is_dir()
+        ),
+    )
+
+
+def settled(spec: PredictSpec, source: Source) -> PredictSpec:
+    """The spec with what suits the source in place of what was left open.
+
+    Raises ConfigError where options and source do not go together.
+    """
+    _apart(spec, source)
+    annotated = source.format is not None
+    if not (annotated or spec.everything or spec.prompts):
+        raise ConfigError(
+            f"{spec.source}: nothing says what to look for; give --point x,y, --box x0,y0,x1,y1, "
+            "--mask FILE.png, --prompts FILE.json, or --everything for pictures"
+        )
+    layouts: tuple[Layout, ...] = spec.layouts or (
+        ("rle",) if spec.everything else (source.layout,)
+    )
+    largest = max((prompt.object or 1 for prompt in spec.prompts), default=1)
+    if spec.masks and "palette" in layouts and largest > MOST_COLOURS:
+        raise ConfigError(
+            f"object {largest} has no place in a palette picture, which knows 1 to {MOST_COLOURS}; "
+            "write --format objects or --format rle"
+        )
+    late = source.late_objects if spec.late_objects is None else spec.late_objects
+    overlay = not annotated if spec.overlay is None else spec.overlay
+    return replace(spec, layouts=layouts, late_objects=late, overlay=overlay)
+
+
+def _apart(spec: PredictSpec, source: Source) -> None:
+    """Refuse to write where the source is."""
+    given, out = Path(spec.source).resolve(), Path(spec.out).expanduser().resolve()
+    if not given.is_dir():
+        return
+    inside = out.relative_to(given).parts if out.is_relative_to(given) else ()
+    in_data = source.format is not None and inside and inside[0].startswith(DATA)
+    if out == given or in_data:
+        raise ConfigError(f"--out {out} is where the source is; give another folder")

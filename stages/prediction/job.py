@@ -1,0 +1,106 @@
+"""The results of one picture or video: finished, or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from model.sam2 import SAM2
+from model.weights import load_checkpoint
+from pipeline.errors import ConfigError
+from pipeline.storage import sha256
+from stages.prediction.annotated import follow
+from stages.prediction.answer import Answer
+from stages.prediction.films import ask_film
+from stages.prediction.pictures import ask_picture, find_everything
+from stages.prediction.results import ResultFolder
+from stages.prediction.sources import AnnotatedFilm, Item, Picture
+from stages.prediction.spec import Event, PredictSpec, Tell
+from stages.prediction.writers import open_writers, write_answers
+
+LEAST_SPACE = 32 << 20
+"""Bytes that must be free before an item is begun."""
+
+
+def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> int:
+    """Make the results of one item; returns how many frames it has.
+
+    Raises DataError for what is wrong with the item, CheckpointError where the weights are not
+    those of `spec.preset`, StorageError where the disk is full.
+    """
+    count = 0
+
+    def told() -> Iterator[Answer]:
+        nonlocal count
+        for answer in _answers(spec, item):
+            yield answer
+            count += 1
+            if tell:
+                tell(Event("frame", item.name))
+
+    if tell:
+        tell(Event("begun", item.name, item.frame_total()))
+    if isinstance(item, Picture):
+        film, file_name, fps = False, item.path.name, 1.0
+    else:
+        film, file_name, fps = True, "", item.frames_per_second()
+    results = ResultFolder(Path(spec.out))
+    with results.making(item.name, item_key(spec, item), LEAST_SPACE) as folder:
+        layouts = spec.layouts if spec.masks else ()
+        writers = open_writers(layouts, folder, item.name, film=film, file_name=file_name)
+        overlay = folder / "overlays" / f"{item.name}{'.mp4' if film else '.jpg'}"
+        write_answers(told(), writers, overlay if spec.overlay else None, fps)
+    return count
+
+
+def item_key(spec: PredictSpec, item: Item) -> str:
+    """Identity of an item's result: of the weights, the settings and the item itself."""
+    matters = replace(
+        spec, source="", out="", checkpoint="", device=None, workers=1, again=False, shard=(1, 1)
+    )
+    files = sorted({p.mask for p in spec.prompts if isinstance(p.mask, str)})
+    masks = [sha256(file) for file in files if os.path.isfile(file)]
+    return hashlib.sha256(f"{matters}\n{masks}\n{item.trace()}".encode()).hexdigest()
+
+
+def _answers(spec: PredictSpec, item: Item) -> Iterator[Answer]:
+    model = _network(spec.checkpoint, spec.preset, spec.image_size, spec.device, spec.workers)
+    threshold = spec.score_threshold
+    if isinstance(item, AnnotatedFilm):
+        return follow(model, item, threshold, late_objects=bool(spec.late_objects))
+    if isinstance(item, Picture):
+        if spec.everything is not None:
+            return find_everything(model, item, spec.everything)
+        return ask_picture(model, item, spec.prompts, threshold)
+    return ask_film(model, item, spec.prompts, threshold, backwards=spec.backwards)
+
+
+@lru_cache(maxsize=1)
+def _network(
+    checkpoint: str, preset: str | None, image_size: int | None, device: str | None, workers: int
+) -> SAM2:
+    """The network, loaded once in each process; processes share the cores and the GPUs."""
+    if workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    if device is None:
+        device = (
+            f"cuda:{_rank() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        )
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {device}: expected cpu, cuda or cuda:N") from error
+    return load_checkpoint(checkpoint, image_size=image_size, expect=preset).to(place).eval()
+
+
+def _rank() -> int:
+    """A number for this process among those of its parent, 0 for the parent itself."""
+    last = multiprocessing.current_process().name.rpartition("-")[2]
+    return int(last) - 1 if last.isdecimal() else 0
