@@ -104,8 +104,13 @@ class MaskGenerator:
     """Instead of the even grid: float [P, 2] with x and y in 0..1, one for the picture and one for
     each layer of crops."""
     min_area: float = 0
-    """Holes and islands smaller than this many pixels are filled and removed, already in the
-    low-resolution answers, and masks that became equal to others thereby are dropped."""
+    """Holes and islands smaller than this many pixels of the picture are filled and removed, and
+    masks that became equal to others thereby are dropped."""
+    max_hole_area: float = 0
+    """Holes of up to this many cells are filled in the low-resolution answers, before masks are
+    judged; see `ImagePredictor`."""
+    max_sprinkle_area: float = 0
+    """The same for islands, which are removed."""
     use_m2m: bool = False
     """Ask once more with each answer as a mask prompt: better masks, more time."""
     multimask: bool = True
@@ -120,6 +125,8 @@ class MaskGenerator:
             ("crop_points_downscale", 1),
             ("crop_layers", 0),
             ("min_area", 0),
+            ("max_hole_area", 0),
+            ("max_sprinkle_area", 0),
         ]:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -144,8 +151,8 @@ class MaskGenerator:
             self.model,
             stability_fallback=self.stability_fallback,
             mask_threshold=self.mask_threshold,
-            max_hole_area=self.min_area,
-            max_sprinkle_area=self.min_area,
+            max_hole_area=self.max_hole_area,
+            max_sprinkle_area=self.max_sprinkle_area,
         )
         found: list[GeneratedMask] = []
         for box, layer in places:

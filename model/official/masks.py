@@ -22,7 +22,9 @@ class SAM2AutomaticMaskGenerator:
     """Finds all objects of a picture; see `MaskGenerator` for what the options mean.
 
     output_mode: what "segmentation" holds: a bool [H, W], run lengths as a list, or as COCO's
-    string. points_per_side must be None where point_grids are given.
+    string. points_per_side must be None where point_grids are given. min_mask_region_area counts
+    pixels of the picture in the end, and, as in the original on a GPU, cells of the low-resolution
+    answers before that.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class SAM2AutomaticMaskGenerator:
             crop_points_downscale=crop_n_points_downscale_factor,
             point_grids=point_grids,
             min_area=min_mask_region_area,
+            max_hole_area=min_mask_region_area,
+            max_sprinkle_area=min_mask_region_area,
             use_m2m=use_m2m,
             multimask=multimask_output,
             stability_fallback=getattr(model, "stability_fallback", True),

@@ -215,6 +215,17 @@ def test_small_holes_and_islands_are_removed(micro_golden: SAM2) -> None:
     )
 
 
+def test_low_resolution_answers_can_be_cleaned_first(micro_golden: SAM2) -> None:
+    cleaned = {"max_hole_area": 9, "max_sprinkle_area": 9}
+    found = MaskGenerator(micro_golden, **LENIENT, **cleaned).generate(IMAGE)
+    assert found
+    assert summary(found) != summary(MaskGenerator(micro_golden, **LENIENT).generate(IMAGE))
+    predictor = ImagePredictor(micro_golden, mask_threshold=3.0, **cleaned)
+    predictor.set_image(IMAGE)
+    masks = predictor.predict([[found[0].point]], [[1]]).masks[0].numpy()
+    assert min((mask != found[0].mask()).sum() for mask in masks) <= 3
+
+
 def test_answers_can_be_asked_to_improve_themselves(micro_golden: SAM2) -> None:
     refined = MaskGenerator(micro_golden, use_m2m=True, **LENIENT).generate(IMAGE)
     assert refined
