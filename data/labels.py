@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.pictures import open_picture, read_bytes
+from pipeline.fetch import read_bytes
+from pipeline.pictures import open_picture
 
 # The colours of DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of
 # channel i % 3.
@@ -21,14 +22,19 @@ PALETTE = bytes(
 
 
 def read_labels(path: str | Path) -> np.ndarray:
-    """A mask PNG as integers [H, W]: 0 is background, any other number an object.
+    """The mask PNG at `path`; see `decode_labels`."""
+    return decode_labels(read_bytes(path), str(path))
+
+
+def decode_labels(content: bytes, where: str) -> np.ndarray:
+    """A mask PNG's bytes as integers [H, W]: 0 is background, any other number an object.
 
     Palette pictures give their indices, never their colours; index 255 is "void" and counts as
     background. Grey pictures give their values, except that those of only 0 and 255 (DAVIS 2016)
     hold one object, 1. Colour pictures are taken when all channels are equal.
-    Raises DataError for anything else.
+    Raises DataError naming `where` for anything else.
     """
-    picture = open_picture(read_bytes(path), str(path))
+    picture = open_picture(content, where)
     if picture.mode == "P":
         labels = np.array(picture)
         labels[labels == 255] = 0
@@ -37,14 +43,14 @@ def read_labels(path: str | Path) -> np.ndarray:
         colours = np.asarray(picture)[..., :3]
         if (colours != colours[..., :1]).any():
             raise DataError(
-                f"{path} is a colour picture; expected a palette or grey PNG whose numbers are the "
-                "objects (was it converted through RGB?)"
+                f"{where} is a colour picture; expected a palette or grey PNG whose numbers are the "
+                "objects: it was converted through RGB, take the original"
             )
         labels = colours[..., 0]
     elif picture.mode in ("1", "L", "I", "I;16"):
         labels = np.asarray(picture)
     else:
-        raise DataError(f"{path} has mode {picture.mode}; expected a palette or grey PNG")
+        raise DataError(f"{where} has mode {picture.mode}; expected a palette or grey PNG")
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     if labels.dtype == np.uint8 and not ((labels != 0) & (labels != 255)).any():
@@ -54,9 +60,17 @@ def read_labels(path: str | Path) -> np.ndarray:
 
 def label_ids(labels: np.ndarray) -> tuple[int, ...]:
     """The objects of a label map, ascending, without the background."""
+    return tuple(label_areas(labels))
+
+
+def label_areas(labels: np.ndarray) -> dict[int, int]:
+    """The pixels of each object of a label map, by its number, ascending, without the
+    background."""
     if labels.dtype == np.uint8:
-        return tuple(int(i) for i in np.flatnonzero(np.bincount(labels.ravel())) if i)
-    return tuple(int(i) for i in np.unique(labels) if i)
+        counts = np.bincount(labels.ravel())
+        return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}
+    numbers, counts = np.unique(labels, return_counts=True)
+    return {int(i): int(n) for i, n in zip(numbers, counts, strict=True) if i}
 
 
 def label_png(labels: np.ndarray) -> bytes:

@@ -95,3 +95,13 @@ def _ask(path: str | Path, call: Callable[[], T]) -> T:
         raise DataError(
             f"{shown(path)} is not there; the data set is incomplete or was moved"
         ) from error
+
+
+def read_current(path: str) -> bytes:
+    """The whole content of a small file as it is now, past the cache. Raises DataError."""
+    return read_remote(path) if is_remote(path) else _read_local(path, 0, None)
+
+
+def read_range(path: str, start: int, size: int) -> bytes:
+    """A part of a file as it is now, past the cache; fewer bytes where the file ends."""
+    return read_remote(path, start, size) if is_remote(path) else _read_local(path, start, size)

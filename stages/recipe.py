@@ -19,6 +19,7 @@ from model.policy import LoRAConfig, LossConfig, PromptPolicy
 from pipeline.config import compose, did_you_mean, parse
 from pipeline.errors import ConfigError
 from pipeline.settings import LaunchConfig, LoopConfig, OptimConfig
+from pipeline.storage import is_remote, local_path
 from stages.contract import TRAINING_KINDS, StageKind
 from stages.settings import Validation
 
@@ -301,13 +302,14 @@ def _train_settings(recipe: Recipe, stage: TrainStage) -> dict[str, Any]:
     }
 
 
-def _place(recipe: Recipe, path: str) -> Path:
-    """`world:x` lies in the synthetic world, `run:x` in the folder of this run, anything else where it says."""
+def _place(recipe: Recipe, path: str) -> Path | str:
+    """`world:x` lies in the synthetic world, `run:x` in the folder of this run, anything else (also a URL) where it
+    says."""
     if path.startswith("world:"):
         return recipe.world_folder / path.removeprefix("world:")
     if path.startswith("run:"):
         return recipe.folder / path.removeprefix("run:")
-    return Path(path).expanduser().resolve()
+    return path if is_remote(path) else local_path(path).resolve()
 
 
 def _check(recipe: Recipe) -> None:

@@ -15,3 +15,11 @@ def shared_dir() -> Path:
             f"no real data at {path}: set SAM2_SHARED to the folder that holds data/davis and data/sav"
         )
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Manifests and cached files of the tests, and of the processes they start, stay apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAM2_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

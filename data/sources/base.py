@@ -1,7 +1,8 @@
-"""What every data set can do, and the helpers its readers share.
+"""What every data set can do, and what its readers share.
 
-A reader knows its format and nothing else: which frames have annotations, which objects are
-visible on one, and how to read a picture and chosen masks. `load` puts these together into a Clip.
+A reader knows its format and nothing else: how to list its items into a manifest, which objects
+are visible on a frame, and how to read chosen masks. `load` puts pictures and masks together into
+a Clip.
 
 Positions count the annotated frames of a video (0, 1, 2, ...); frame numbers are those of its
 files.
@@ -9,33 +10,36 @@ files.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from data.manifest import Manifest, Place
+from data.manifest_writer import WHOLE
 from data.spec import DatasetSpec, Kind
+from data.tree import Entry, Tree
 from data.types import Clip
+from pipeline.cache import SHARED
 from pipeline.errors import DataError
-from pipeline.pictures import PICTURE_SUFFIXES
+from pipeline.fetch import read_bytes
+from pipeline.pictures import PICTURE_SUFFIXES, decode_rgb
 
 
 class Dataset(ABC):
     """Annotated pictures or videos, read in place.
 
-    Opening lists what is there; pixels and masks are read when asked for. Instances hold no open
+    Opening maps the manifest; pixels and masks are read when asked for. Instances hold no open
     files and may be sent to other processes.
     """
 
-    def __init__(self, name: str, spec: DatasetSpec, names: Sequence[str], digest: str) -> None:
+    def __init__(self, name: str, spec: DatasetSpec, manifest: Manifest) -> None:
         self.name = name
         self.spec = spec
-        self.names = tuple(names)
-        self.digest = digest
-        """sha256 over the names and sizes of what belongs to the data set; not over its bytes."""
+        self.manifest = manifest
+        self.names = manifest.names
+        self.digest = manifest.digest
+        """The data's identity: see `Manifest.digest`."""
 
     @property
     def kind(self) -> Kind:
@@ -46,16 +50,9 @@ class Dataset(ABC):
         return len(self.names)
 
     @abstractmethod
-    def frame_numbers(self, index: int) -> Sequence[int]:
-        """The numbers of the annotated frames of a video, ascending; [0] for a picture."""
-
-    @abstractmethod
     def visible(self, index: int, position: int) -> tuple[int, ...]:
-        """The objects that can be seen on one annotated frame, ascending."""
-
-    @abstractmethod
-    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
-        """Annotated frames as uint8 [H, W, 3], RGB; not to be written to."""
+        """The objects that can be seen on one annotated frame and that the spec's filters let
+        through, ascending."""
 
     @abstractmethod
     def masks(
@@ -64,18 +61,59 @@ class Dataset(ABC):
         """Bool [O, H, W] masks of `objects` on one annotated frame of `size` (H, W); all False
         where one is absent. Raises DataError when the annotation has another size."""
 
-    @abstractmethod
-    def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Every frame, annotated or not, in order: its number and uint8 [H, W, 3]; one in
-        memory."""
-
-    def frame_name(self, index: int, number: int) -> str:
-        """What the files of a frame are called, without their ending."""
-        return f"{number:05d}"
+    def frame_numbers(self, index: int) -> Sequence[int]:
+        """The numbers of the annotated frames of a video, ascending; [0] for a picture."""
+        self.check(index)
+        return self.manifest.frame_numbers(index)
 
     def frame_count(self, index: int) -> int:
         """How many annotated frames a video has; 1 for a picture."""
         return len(self.frame_numbers(index))
+
+    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
+        """Annotated frames as uint8 [H, W, 3], RGB; not to be written to."""
+        self.check(index)
+        return [
+            self.picture(index, self.manifest.picture(index, position)) for position in positions
+        ]
+
+    def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Every frame, annotated or not, in order: its number and uint8 [H, W, 3]; one in
+        memory."""
+        if self.kind == "image":
+            yield 0, self.pictures(index, [0])[0]
+            return
+        for number, (folder, entry) in self._frames(index).items():
+            path = f"{folder}/{entry.name}"
+            yield number, decode_rgb(read_bytes(path, version=entry.stamp), path)
+
+    def frame_name(self, index: int, number: int) -> str:
+        """What the files of a frame are called, without their ending."""
+        return stem(self._frames(index)[number][1].name)
+
+    def check(self, index: int) -> None:
+        """Raise DataError when the listing has found something wrong with an item."""
+        error = self.manifest.errors.get(index)
+        if error is not None:
+            raise DataError(error)
+
+    def picture(self, index: int, place: Place) -> np.ndarray:
+        """The picture at `place`, from the memory of this process where it was read before."""
+        return SHARED.get(
+            ("picture", place),
+            lambda: decode_rgb(place.read(), self.where(index, place)),
+            lambda pixels: pixels.nbytes,
+        )
+
+    def where(self, index: int, place: Place) -> str:
+        """What a message calls the file at `place`."""
+        if place.start == WHOLE:
+            return place.path
+        return f"{place.path}:{self.names[index]}"
+
+    def suits(self, area: float, pixels: int) -> bool:
+        """Whether an object of `area` on a picture of `pixels` passes the spec's area filter."""
+        return self.spec.min_area * pixels <= area <= self.spec.max_area * pixels
 
     def load(
         self,
@@ -114,86 +152,42 @@ class Dataset(ABC):
             frame_numbers=tuple(int(numbers[position]) for position in positions),
         )
 
+    def _frames(self, index: int) -> Mapping[int, tuple[str, Entry]]:
+        """(folder, file) of every frame by its number, annotated or not."""
+        folder = self.manifest.picture(index, 0).path.rpartition("/")[0]
 
-def need_folder(path: Path, what: str) -> Path:
-    """`path` when it is a folder; else a DataError that says what was expected there."""
-    if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {found}; expected {what}")
-    return path
+        def make() -> dict[int, tuple[str, Entry]]:
+            return {n: (folder, entry) for n, entry in numbered(Tree().files(folder)).items()}
+
+        return SHARED.get(("frames", folder), make, lambda found: 300 * len(found))
 
 
-def numbered_files(folder: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> dict[int, Path]:
-    """Files of `folder` whose names are numbers of any width, by number, ascending."""
-    found: dict[int, Path] = {}
-    for path in folder.iterdir():
-        if path.stem.isdecimal() and path.suffix.lower() in suffixes:
-            if int(path.stem) in found:
-                raise DataError(f"{path} and {found[int(path.stem)]} are the same frame")
-            found[int(path.stem)] = path
+def numbered(
+    files: Iterable[Entry], suffixes: Sequence[str] = PICTURE_SUFFIXES
+) -> dict[int, Entry]:
+    """The files whose names are numbers of any width, by number, ascending."""
+    found: dict[int, Entry] = {}
+    for entry in files:
+        number = stem(entry.name)
+        if number.isdecimal() and entry.name[len(number) :].lower() in suffixes:
+            if int(number) in found:
+                raise DataError(
+                    f"{entry.name} and {found[int(number)].name} are the same frame; remove one"
+                )
+            found[int(number)] = entry
     return dict(sorted(found.items()))
 
 
-def natural(name: str) -> tuple[object, ...]:
-    """Sort key that puts sa_2 before sa_10."""
-    return tuple(
-        (0, int(part), part) if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", name)
-    )
+def stem(name: str) -> str:
+    """A file's name without its ending."""
+    return name.rpartition(".")[0] or name
 
 
-def choose_names(spec: DatasetSpec, available: Iterable[str], where: Path) -> list[str]:
-    """The names the spec keeps, in natural order.
-
-    Raises DataError for names of the spec or its list file that are not there, or when nothing is
-    left.
-    """
-    present = set(available)
-    wanted = present
-    if spec.split is not None and spec.format != "coco":
-        wanted = _listed(spec, where)
-        _all_present(wanted, present, where, f"the list {spec.split}")
-    if spec.names:
-        _all_present(set(spec.names), wanted, where, "`names`")
-        wanted = set(spec.names)
-    if spec.fraction < 1:
-        wanted = {name for name in wanted if _share_of(name) < spec.fraction}
-    if not wanted:
+def require_size(mask: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """`mask` when it has the size of its picture; else DataError."""
+    if mask.shape != tuple(size):
         raise DataError(
-            f"{where} has nothing to read as {spec.format}"
-            + (f" (of {len(present)} found, the spec keeps none)" if present else "")
+            f"{where} is {mask.shape[0]}x{mask.shape[1]} (height x width), its picture "
+            f"{size[0]}x{size[1]}; they belong to different copies of the data set"
         )
-    return sorted(wanted, key=natural)
-
-
-def manifest_digest(spec: DatasetSpec, entries: Mapping[str, object]) -> str:
-    """sha256 of the format and, for each name, whatever identifies its files (sizes, counts)."""
-    digest = hashlib.sha256(f"{spec.format} {spec.annotations} {spec.annotated_every}".encode())
-    for name in sorted(entries):
-        digest.update(f"\n{name} {entries[name]}".encode())
-    return digest.hexdigest()
-
-
-def _listed(spec: DatasetSpec, root: Path) -> set[str]:
-    path = Path(spec.split or "")
-    path = path if path.is_absolute() else root / path
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read; expected a text file with one name per line (`split`)"
-        ) from error
-    return {line.strip() for line in lines if line.strip()}
-
-
-def _all_present(wanted: set[str], present: set[str], where: Path, origin: str) -> None:
-    missing = sorted(wanted - present, key=natural)
-    if missing:
-        raise DataError(
-            f"{where}: {origin} names {len(missing)} that are not there, first {missing[0]!r}; "
-            f"{len(present)} were found"
-        )
-
-
-def _share_of(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return mask

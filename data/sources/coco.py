@@ -1,142 +1,180 @@
 """COCO instances: one json for all pictures; masks as polygons or run lengths. Crowds are left
-out."""
+out.
+
+The json is walked through once, when the manifest is made: it keeps the place of every annotation,
+and a sample reads only its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from typing_extensions import override
 
-from data.sources.base import Dataset, choose_names, manifest_digest, need_folder
+from data.jsonscan import elements
+from data.manifest_writer import ManifestWriter, Span
+from data.names import choose_names
+from data.sources.base import stem
+from data.sources.segments import SegmentedPictures, checked
 from data.spec import DatasetSpec
-from pipeline import rle
+from data.tree import Entry
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
-from pipeline.pictures import read_bytes, read_rgb
+from pipeline.fetch import local_copy, read_bytes
+from pipeline.remote import shown
 
 EXPECTED = "annotations/instances_<split>.json and the pictures in <split>/ or images/"
 
 
-class CocoInstances(Dataset):
-    """One item is one picture with at least one object; objects have the `id` of their annotation.
-
-    The json is read once, when the data set is opened.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        spec: DatasetSpec,
-        names: Sequence[str],
-        digest: str,
-        items: Sequence[tuple[Path, Mapping[int, Any]]],
-        source: Path,
-    ) -> None:
-        super().__init__(name, spec, names, digest)
-        self._items = items
-        self._source = source
-
-    @classmethod
-    def open(cls, spec: DatasetSpec, name: str) -> CocoInstances:
-        """Read the json of `spec.split`, or the only one there is."""
-        root = need_folder(Path(spec.root), EXPECTED)
-        source = _annotation_file(root, spec.split)
-        files, objects = _parse(source)
-        present = {Path(files[i]).stem: i for i in objects}
-        names = choose_names(spec, present, root)
-        folder = _picture_folder(root, source, files[present[names[0]]])
-        items = [(folder / files[present[stem]], objects[present[stem]]) for stem in names]
-        content = {
-            stem: [
-                source.stat().st_size,
-                *objects[present[stem]],
-            ]
-            for stem in names
-        }
-        return cls(name, spec, names, manifest_digest(spec, content), items, source)
+class CocoInstances(SegmentedPictures):
+    """One item is one picture with at least one object."""
 
     @override
-    def frame_numbers(self, index: int) -> Sequence[int]:
-        return (0,)
+    def annotations(self, index: int) -> Mapping[int, Mapping[str, Any]]:
+        self.check(index)
+        parts = self.manifest.parts(index)
+        size = sum(part.place.size for part in parts)
+        return SHARED.get(("json", parts[0].place), lambda: self._parse(index), lambda _: 2 * size)
 
     @override
-    def visible(self, index: int, position: int) -> tuple[int, ...]:
-        return tuple(self._items[index][1])
+    def named(self, index: int, i: int) -> str:
+        return f"{self.manifest.parts(index)[0].place.path}, annotation {i}"
 
-    @override
-    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
-        path = self._items[index][0]
-        picture = SHARED.get(("picture", str(path)), lambda: read_rgb(path), lambda p: p.nbytes)
-        return [picture] * len(positions)
-
-    @override
-    def masks(
-        self, index: int, position: int, objects: Sequence[int], size: tuple[int, int]
-    ) -> np.ndarray:
-        segments = self._items[index][1]
-        masks = np.zeros((len(objects), *size), dtype=bool)
-        for mask, i in zip(masks, objects, strict=True):
-            if i not in segments:
-                continue
-            where = f"{self._source}, annotation {i}"
-            if isinstance(segments[i], list):
-                mask[:] = rle.decode_polygons(segments[i], size, where)
-            else:
-                mask[:] = rle.decode(segments[i], size, where)
-        return masks
-
-    @override
-    def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
-        yield 0, self.pictures(index, [0])[0]
+    def _parse(self, index: int) -> Mapping[int, Mapping[str, Any]]:
+        found = {}
+        for part in self.manifest.parts(index):
+            path, start, size, version = part.place
+            try:
+                annotation = json.loads(read_bytes(local_copy(path, version), start, size))
+                if annotation["id"] != part.member:
+                    raise ValueError(f"found annotation {annotation['id']}")
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path}: annotation {part.member} is not where it was ({error}); the file was "
+                    "changed while in use: start again"
+                ) from error
+            found[part.member] = checked(annotation, path)
+        return found
 
 
-def _annotation_file(root: Path, split: str | None) -> Path:
-    folder = need_folder(root / "annotations", EXPECTED)
-    if split is not None:
-        path = folder / f"instances_{split}.json"
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; expected {EXPECTED}")
-        return path
-    found = sorted(folder.glob("instances_*.json"))
-    if len(found) != 1:
-        names = ", ".join(path.stem.removeprefix("instances_") for path in found) or "none"
+def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
+    """Index the json of `spec.split`, or the only one there is."""
+    tree, root = writer.tree, spec.root
+    tree.need(root, EXPECTED)
+    folder = tree.need(f"{root}/annotations", EXPECTED)
+    entry = _annotation_file(writer, folder, spec.split)
+    writer.watch(folder, entry)
+    source, number = f"{folder}/{entry.name}", writer.file(folder, entry)
+    files, objects, errors = _index(source, entry, number, writer)
+    names: dict[str, int] = {}
+    for picture in objects:
+        name = stem(files[picture].rsplit("/", 1)[-1])
+        if name in names:
+            raise DataError(
+                f"{source}: pictures {names[name]} and {picture} are both called {name}; "
+                "rename one of them"
+            )
+        names[name] = picture
+    kept = choose_names(spec, names)
+    pictures = _pictures(spec, writer, source, files[names[kept[0]]])
+    for name in kept:
+        picture = names[name]
+        place, error = _picture(writer, pictures, files[picture], source)
+        parts = [(0, i, span) for i, span in sorted(objects[picture].items())]
+        writer.add(name, [(0, place)] if place else [], parts, errors.get(picture, error))
+
+
+def _annotation_file(writer: ManifestWriter, folder: str, split: str | None) -> Entry:
+    found = {
+        stem(entry.name).removeprefix("instances_"): entry
+        for entry in writer.tree.files(folder)
+        if entry.name.startswith("instances_") and entry.name.endswith(".json")
+    }
+    if split is not None and split not in found:
         raise DataError(
-            f"{folder} holds {len(found)} instances_*.json ({names}); name one with `split`"
+            f"{shown(folder)}/instances_{split}.json does not exist; expected {EXPECTED}"
         )
-    return found[0]
+    if split is None and len(found) != 1:
+        raise DataError(
+            f"{shown(folder)} holds {len(found)} instances_*.json ({', '.join(found) or 'none'}); "
+            "name one with `split`"
+        )
+    return found[split] if split is not None else next(iter(found.values()))
 
 
-def _picture_folder(root: Path, source: Path, first: str) -> Path:
-    split = source.stem.removeprefix("instances_")
-    places = [root / split, root / "images" / split, root / "images", root]
-    for place in places:
-        if (place / first).is_file():
-            return place
-    raise DataError(
-        f"{source} names {first}, which is in none of {', '.join(str(place) for place in places)}"
-    )
-
-
-def _parse(source: Path) -> tuple[dict[int, str], dict[int, dict[int, Any]]]:
-    """File name of each picture, and the segmentations of its objects by id."""
-    objects: dict[int, dict[int, Any]] = {}
+def _index(
+    source: str, entry: Entry, number: int, writer: ManifestWriter
+) -> tuple[dict[int, str], dict[int, dict[int, Span]], dict[int, str]]:
+    """By picture: its file name, the places of its annotations, and what is wrong with it."""
+    content = read_bytes(local_copy(source, entry.stamp))
+    writer.contents[entry.name] = hashlib.sha256(content).hexdigest()
+    files: dict[int, str] = {}
+    objects: dict[int, dict[int, Span]] = {}
+    errors: dict[int, str] = {}
+    seen: set[int] = set()
+    plain = content.isascii()
     try:
-        content = json.loads(read_bytes(source))
-        files = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-        for annotation in sorted(content["annotations"], key=lambda a: a["id"]):
-            if annotation.get("iscrowd") or not annotation.get("area", 1):
-                continue
-            picture = objects.setdefault(int(annotation["image_id"]), {})
-            picture[int(annotation["id"])] = annotation["segmentation"]
-    except (ValueError, KeyError, TypeError) as error:
+        for field, _, start, end, value in elements(content, ("images", "annotations")):
+            if field == "images":
+                about = value if plain else json.loads(content[start:end])
+                files[int(about["id"])] = str(about["file_name"])
+            elif field == "annotations" and not value.get("iscrowd") and value.get("area", 1):
+                i, picture = int(value["id"]), int(value["image_id"])
+                if i in seen:
+                    errors[picture] = (
+                        f"{source}: annotation {i} is there twice; ids have to differ: mend the file"
+                    )
+                seen.add(i)
+                objects.setdefault(picture, {})[i] = Span(number, start, end - start)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{source} is not a COCO instances file ({type(error).__name__}: {error})"
         ) from error
     unknown = objects.keys() - files.keys()
     if unknown:
         raise DataError(f"{source}: annotations for picture {min(unknown)}, which is not listed")
-    return files, objects
+    return files, objects, errors
+
+
+def _pictures(spec: DatasetSpec, writer: ManifestWriter, source: str, first: str) -> str:
+    """The folder that the file names of the json start from."""
+    root, tree = spec.root, writer.tree
+    split = stem(source.rsplit("/", 1)[-1]).removeprefix("instances_")
+    places = [f"{root}/{split}", f"{root}/images/{split}", f"{root}/images", root]
+    for place in places:
+        if _find(writer, place, first) is not None:
+            tree.deepen(place)
+            return place
+    raise DataError(
+        f"{source} names {first}, which is in none of {', '.join(shown(place) for place in places)}"
+    )
+
+
+def _find(writer: ManifestWriter, place: str, file: str) -> tuple[str, Entry] | None:
+    inner, _, name = file.rpartition("/")
+    folder = f"{place}/{inner}" if inner else place
+    if _escapes(file) or not writer.tree.has(folder):
+        return None
+    found = writer.tree.named(folder).get(name)
+    return (folder, found) if found is not None else None
+
+
+def _picture(
+    writer: ManifestWriter, folder: str, file: str, source: str
+) -> tuple[Span | None, str]:
+    """The place of a picture, or what is wrong with it."""
+    if _escapes(file):
+        return None, (
+            f"{source}: file_name {file!r} leads out of {shown(folder)}; expected a path below it"
+        )
+    found = _find(writer, folder, file)
+    if found is None:
+        return None, f"{source} names {file}, which is not in {shown(folder)}; fetch it"
+    return writer.whole(*found), ""
+
+
+def _escapes(file: str) -> bool:
+    return file.startswith("/") or ".." in file.split("/") or "\\" in file

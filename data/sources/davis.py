@@ -2,128 +2,133 @@
 
 `JPEGImages/[480p/]<video>/00000.jpg`, `Annotations/[480p/]<video>/00000.png`: palette index =
 object, or 0/255 grey for one object (DAVIS 2016). Frames without a PNG are not annotated
-(YouTube-VOS: four of five).
+(YouTube-VOS: four of five). Where `meta.json` lies beside (YouTube-VOS), it says which numbers are
+objects and on which frame each appears first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from data.labels import label_ids, read_labels
-from data.sources.base import Dataset, choose_names, manifest_digest, need_folder, numbered_files
-from data.sources.sav_val import same_size
+from data.labels import decode_labels, label_areas
+from data.manifest_writer import ManifestWriter, Span
+from data.names import choose_names
+from data.sources.base import Dataset, numbered, require_size
 from data.spec import DatasetSpec
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
-from pipeline.pictures import read_rgb
+from pipeline.fetch import read_current
 
 EXPECTED = "JPEGImages/<video>/*.jpg and Annotations/<video>/*.png (or both with 480p/ between)"
 RESOLUTIONS = ("480p", "Full-Resolution")
+META = "meta.json"
+NO_FRAME = -1
+"""In place of a frame's position: the part says from which frame number on an object exists."""
 
 
-class _Listing(NamedTuple):
-    """frames and label files by number, and the numbers that have both."""
-
-    frames: dict[int, Path]
-    labels: dict[int, Path]
-    annotated: tuple[int, ...]
-
-
-class DavisVideos(Dataset):
-    """Objects have the numbers of the label pictures."""
-
-    def __init__(
-        self,
-        name: str,
-        spec: DatasetSpec,
-        names: Sequence[str],
-        digest: str,
-        folders: tuple[Path, Path],
-    ) -> None:
-        super().__init__(name, spec, names, digest)
-        self._folders = folders
-
-    @classmethod
-    def open(cls, spec: DatasetSpec, name: str) -> DavisVideos:
-        """List the videos that have annotations, those of `spec.split` where it is given."""
-        root = need_folder(Path(spec.root), EXPECTED)
-        need_folder(root / "JPEGImages", EXPECTED)
-        annotations = need_folder(root / "Annotations", EXPECTED)
-        inner = next((part for part in RESOLUTIONS if (annotations / part).is_dir()), "")
-        folders = (need_folder(root / "JPEGImages" / inner, EXPECTED), annotations / inner)
-        present = [path.name for path in folders[1].iterdir() if path.is_dir()]
-        names = choose_names(spec, present, root)
-        counts = {video: sum(1 for _ in (folders[1] / video).iterdir()) for video in names}
-        return cls(name, spec, names, manifest_digest(spec, counts), folders)
-
-    @override
-    def frame_numbers(self, index: int) -> Sequence[int]:
-        return self._listing(index).annotated
+class LabelMaps(Dataset):
+    """Objects have the numbers of the label pictures, one for each annotated frame."""
 
     @override
     def visible(self, index: int, position: int) -> tuple[int, ...]:
-        return self._labels(index, position)[1]
-
-    @override
-    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
-        listing = self._listing(index)
-        files = [listing.frames[listing.annotated[position]] for position in positions]
-        return [
-            SHARED.get(("picture", str(path)), partial(read_rgb, path), lambda p: p.nbytes)
-            for path in files
-        ]
+        labels, areas, _ = self._labels(index, position)
+        first = {part.member: part.place.start for part in self.manifest.parts(index, NO_FRAME)}
+        number = self.manifest.frame_numbers(index)[position] if first else 0
+        return tuple(
+            i
+            for i, area in areas.items()
+            if self.suits(area, labels.size) and (not first or first.get(i, number + 1) <= number)
+        )
 
     @override
     def masks(
         self, index: int, position: int, objects: Sequence[int], size: tuple[int, int]
     ) -> np.ndarray:
-        listing = self._listing(index)
-        path = listing.labels[listing.annotated[position]]
-        labels = same_size(self._labels(index, position)[0], size, path)
+        labels, _, where = self._labels(index, position)
         wanted = np.asarray(objects, dtype=np.int64)[:, None, None]
-        return labels[None] == wanted
+        return require_size(labels, size, where)[None] == wanted
 
-    @override
-    def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
-        for number, path in self._listing(index).frames.items():
-            yield number, read_rgb(path)
+    def _labels(self, index: int, position: int) -> tuple[np.ndarray, dict[int, int], str]:
+        """The label map of one annotated frame, the pixels of each object in it, and its name."""
+        self.check(index)
+        (part,) = self.manifest.parts(index, position)
 
-    @override
-    def frame_name(self, index: int, number: int) -> str:
-        return self._listing(index).frames[number].stem
+        def make() -> tuple[np.ndarray, dict[int, int], str]:
+            labels = decode_labels(part.place.read(), part.place.path)
+            return labels, label_areas(labels), part.place.path
 
-    def _labels(self, index: int, position: int) -> tuple[np.ndarray, tuple[int, ...]]:
-        """The label map of one annotated frame, and the objects in it."""
-        listing = self._listing(index)
-        path = listing.labels[listing.annotated[position]]
-
-        def make() -> tuple[np.ndarray, tuple[int, ...]]:
-            labels = read_labels(path)
-            return labels, label_ids(labels)
-
-        return SHARED.get(("labels", str(path)), make, lambda found: found[0].nbytes + 100)
-
-    def _listing(self, index: int) -> _Listing:
-        video = self.names[index]
-        return SHARED.get(
-            ("listing", str(self._folders[1]), video),
-            lambda: _list(*(folder / video for folder in self._folders)),
-            lambda listing: 200 * (len(listing.frames) + len(listing.labels)) + 500,
-        )
+        return SHARED.get(("labels", part.place), make, lambda found: found[0].nbytes + 200)
 
 
-def _list(frame_folder: Path, label_folder: Path) -> _Listing:
-    frames = numbered_files(need_folder(frame_folder, "the frames of a video that has masks"))
-    labels = numbered_files(label_folder, (".png",))
-    if not labels:
-        raise DataError(f"{label_folder} holds no masks; expected 00000.png ...")
-    missing = [number for number in labels if number not in frames]
-    if missing:
-        raise DataError(f"{frame_folder} lacks frame {missing[0]}, which has a mask")
-    return _Listing(frames, labels, tuple(labels))
+def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
+    """List the videos that have annotations, those of `spec.split` where it is given."""
+    tree, root = writer.tree, spec.root
+    tree.need(root, EXPECTED)
+    tree.need(f"{root}/JPEGImages", EXPECTED)
+    annotations = tree.need(f"{root}/Annotations", EXPECTED)
+    present = tree.folders(annotations)
+    inner = next((f"/{part}" for part in RESOLUTIONS if part in present), "")
+    pictures, labels = f"{root}/JPEGImages{inner}", annotations + inner
+    tree.need(pictures, EXPECTED)
+    tree.deepen(pictures)
+    tree.deepen(labels)
+    objects = _objects(spec, writer)
+    for video in choose_names(spec, tree.folders(labels)):
+        _add(writer, video, pictures, labels, objects.get(video, {}))
+
+
+def _add(
+    writer: ManifestWriter, video: str, pictures: str, labels: str, first: Mapping[int, int]
+) -> None:
+    """One video; what is wrong with it is told to whoever asks for it."""
+    pictures, labels = f"{pictures}/{video}", f"{labels}/{video}"
+    try:
+        writer.tree.need(pictures, "the frames of a video that has masks")
+        frames = numbered(writer.tree.files(pictures))
+        masks = numbered(writer.tree.files(labels), (".png",))
+        if not masks:
+            raise DataError(f"{labels} holds no masks; expected 00000.png ...")
+        for number, entry in masks.items():
+            if number not in frames:
+                raise DataError(
+                    f"{pictures} lacks frame {number}, which has a mask ({labels}/{entry.name})"
+                )
+    except DataError as error:
+        writer.add(video, [], [], error=str(error))
+        return
+    parts = [(NO_FRAME, i, Span(-1, number, 0)) for i, number in sorted(first.items())]
+    parts += [
+        (position, 0, writer.whole(labels, entry)) for position, entry in enumerate(masks.values())
+    ]
+    writer.add(video, [(n, writer.whole(pictures, frames[n])) for n in masks], parts)
+
+
+def _objects(spec: DatasetSpec, writer: ManifestWriter) -> dict[str, dict[int, int]]:
+    """The first frame number of every object of every video, from meta.json where there is one."""
+    found = next((entry for entry in writer.tree.files(spec.root) if entry.name == META), None)
+    if found is None:
+        return {}
+    path = f"{spec.root}/{META}"
+    writer.watch(spec.root, found)
+    content = read_current(path)
+    writer.contents[META] = hashlib.sha256(content).hexdigest()
+    try:
+        videos: Mapping[str, Any] = json.loads(content)["videos"]
+        return {
+            video: {
+                int(i): min(int(frame) for frame in about["frames"])
+                for i, about in values["objects"].items()
+            }
+            for video, values in videos.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not a list of videos ({type(error).__name__}: {error}); expected "
+            '{"videos": {<video>: {"objects": {<number>: {"frames": ["00000", ...]}}}}}'
+        ) from error

@@ -1,170 +1,184 @@
 """SA-1B: pictures with many masks, as folders of jpg and json or as the tar shards of the release.
 
-Tars are not unpacked: the headers are read once, then each member from its place in the file.
+Tars are not unpacked: the headers are read once, then each member from its place in the file, also
+in an object store.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
-from typing_extensions import override
+from typing_extensions import Buffer, override
 
-from data.sources.base import Dataset, choose_names, manifest_digest, need_folder
+from data.manifest_writer import ManifestWriter, Span
+from data.names import choose_names
+from data.sources.base import stem
+from data.sources.segments import SegmentedPictures, checked
 from data.spec import DatasetSpec
-from pipeline import rle
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
-from pipeline.pictures import decode_rgb, read_bytes
+from pipeline.fetch import read_range
+from pipeline.remote import shown
 
 EXPECTED = "a folder of sa_N.jpg with sa_N.json beside, or of sa_NNNNNN.tar shards holding them"
+ENDINGS = {".jpg": 0, ".jpeg": 0, ".json": 1}
+HEADERS_AHEAD = 16384
+"""Bytes asked for at each header of a tar: a json is mostly skipped, a small one read along."""
 
 
-class _Place(NamedTuple):
-    """Where the bytes of a file are: the whole of `path`, or a part of the tar at `path`."""
-
-    path: str
-    offset: int
-    size: int
-    in_tar: bool
-
-
-class Sa1b(Dataset):
+class Sa1b(SegmentedPictures):
     """One item is one picture; its objects are the annotations of non-zero area, by their `id`."""
 
-    def __init__(
-        self,
-        name: str,
-        spec: DatasetSpec,
-        names: Sequence[str],
-        digest: str,
-        places: Sequence[tuple[_Place, _Place]],
-    ) -> None:
-        super().__init__(name, spec, names, digest)
-        self._places = places
-
-    @classmethod
-    def open(cls, spec: DatasetSpec, name: str) -> Sa1b:
-        """List pictures below `spec.root`, one level deep, and inside its tars."""
-        root = need_folder(Path(spec.root), EXPECTED)
-        places: dict[str, dict[str, _Place]] = {}
-        for folder in [root, *sorted(path for path in root.iterdir() if path.is_dir())]:
-            for file, place in _files(folder):
-                stem, suffix = os.path.splitext(file)
-                kind = ".jpg" if suffix.lower() in (".jpg", ".jpeg") else suffix.lower()
-                if kind in (".jpg", ".json"):
-                    places.setdefault(stem, {})[kind] = place
-        complete = {stem for stem, found in places.items() if len(found) == 2}
-        if not complete:
-            raise DataError(f"{root} holds no pair of jpg and json; expected {EXPECTED}")
-        _all_paired(root, places)
-        names = choose_names(spec, complete, root)
-        pairs = [(places[stem][".jpg"], places[stem][".json"]) for stem in names]
-        sizes = {
-            stem: (jpg.size, text.size) for stem, (jpg, text) in zip(names, pairs, strict=True)
-        }
-        return cls(name, spec, names, manifest_digest(spec, sizes), pairs)
-
     @override
-    def frame_numbers(self, index: int) -> Sequence[int]:
-        return (0,)
-
-    @override
-    def visible(self, index: int, position: int) -> tuple[int, ...]:
-        return tuple(self._annotations(index))
-
-    @override
-    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
-        place = self._places[index][0]
-        where = f"{place.path}:{self.names[index]}.jpg" if place.in_tar else place.path
-        picture = SHARED.get(
-            ("picture", place), lambda: decode_rgb(_read(place, where), where), lambda p: p.nbytes
+    def annotations(self, index: int) -> Mapping[int, Mapping[str, Any]]:
+        self.check(index)
+        (part,) = self.manifest.parts(index)
+        return SHARED.get(
+            ("json", part.place), lambda: self._parse(index), lambda _: 2 * part.place.size
         )
-        return [picture] * len(positions)
 
     @override
-    def masks(
-        self, index: int, position: int, objects: Sequence[int], size: tuple[int, int]
-    ) -> np.ndarray:
-        annotations = self._annotations(index)
-        where = f"{self.name}/{self.names[index]}.json"
-        masks = np.zeros((len(objects), *size), dtype=bool)
-        for mask, i in zip(masks, objects, strict=True):
-            if i in annotations:
-                mask[:] = rle.decode(annotations[i], size, f"{where}, annotation {i}")
-        return masks
+    def named(self, index: int, i: int) -> str:
+        return f"{self._json(index)}, annotation {i}"
 
-    @override
-    def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
-        yield 0, self.pictures(index, [0])[0]
+    def _json(self, index: int) -> str:
+        place = self.manifest.parts(index)[0].place
+        name = self.where(index, place)
+        return name if name == place.path else f"{name}.json"
 
-    def _annotations(self, index: int) -> Mapping[int, Any]:
-        """Run-length masks by object id."""
-        place = self._places[index][1]
-        return SHARED.get(("json", place), lambda: self._parse(index), lambda _: 2 * place.size)
-
-    def _parse(self, index: int) -> Mapping[int, Any]:
-        place = self._places[index][1]
-        where = f"{place.path}:{self.names[index]}.json" if place.in_tar else place.path
+    def _parse(self, index: int) -> Mapping[int, Mapping[str, Any]]:
+        (part,) = self.manifest.parts(index)
+        where = self._json(index)
         try:
-            annotations = json.loads(_read(place, where))["annotations"]
-            kept = [a for a in annotations if a["area"] > 0]
-            return {int(a["id"]): a["segmentation"] for a in sorted(kept, key=lambda a: a["id"])}
+            found = json.loads(part.place.read())["annotations"]
+            kept = [checked(annotation, where) for annotation in found]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{where} is not an SA-1B annotation ({type(error).__name__}: {error}); "
                 "expected {image, annotations: [{id, area, segmentation}]}"
             ) from error
+        kept = sorted((a for a in kept if a["area"] > 0), key=lambda a: a["id"])
+        return {int(annotation["id"]): annotation for annotation in kept}
 
 
-def _files(folder: Path) -> Iterator[tuple[str, _Place]]:
-    """(file name, place) of every file in `folder` and in its tars."""
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if entry.is_file()), key=lambda e: e.name)
-    for entry in found:
-        if entry.name.endswith(".tar"):
-            yield from _members(entry.path)
-        else:
-            yield entry.name, _Place(entry.path, 0, entry.stat().st_size, in_tar=False)
+class _Members:
+    """Places of the jpg and json of every name; a row of numbers each, for there are millions."""
+
+    def __init__(self) -> None:
+        self.rows: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._spans = array("q")
+
+    def add(self, file: str, span: Span) -> None:
+        name = stem(file)
+        kind = ENDINGS.get(file[len(name) :].lower())
+        if kind is not None:
+            self.rows[kind][name] = len(self._spans)
+            self._spans.extend(span)
+
+    def span(self, name: str, kind: int) -> Span:
+        row = self.rows[kind][name]
+        return Span(*self._spans[row : row + 3])
 
 
-def _members(path: str) -> Iterator[tuple[str, _Place]]:
-    """(file name, place) of every file in a tar; only headers are read."""
+def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
+    """List pictures below `spec.root`, one level deep, and inside its tars."""
+    tree, root = writer.tree, spec.root
+    tree.need(root, EXPECTED)
+    tree.deepen(root)
+    members = _Members()
+    for folder in [root, *(f"{root}/{name}" for name in tree.folders(root))]:
+        for entry in tree.files(folder):
+            if entry.name.endswith(".tar"):
+                number = writer.file(folder, entry)
+                for name, start, size in tar_members(f"{folder}/{entry.name}", entry.size):
+                    members.add(name, Span(number, start, size))
+            elif stem(entry.name) != entry.name:
+                members.add(entry.name, writer.whole(folder, entry))
+    pictures, texts = members.rows
+    complete = pictures.keys() & texts.keys()
+    if not complete:
+        raise DataError(f"{shown(root)} holds no pair of jpg and json; expected {EXPECTED}")
+    for name in sorted((pictures.keys() ^ texts.keys()) - set(spec.exclude)):
+        if name.startswith("sa_"):
+            missing = ".jpg" if name in texts else ".json"
+            raise DataError(
+                f"{shown(root)} has {name} without its {missing}; the copy is incomplete: fetch it, "
+                "or leave it out with `exclude`"
+            )
+    for name in choose_names(spec, complete):
+        writer.add(name, [(0, members.span(name, 0))], [(0, 0, members.span(name, 1))])
+
+
+def tar_members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
+    """(file name, start, bytes) of every file in a tar; only headers are read.
+
+    Raises DataError where the tar is cut off or a header is broken, naming the member before it.
+    """
+    last = "its beginning"
     try:
-        with tarfile.open(path, "r:") as tar:
-            total = os.path.getsize(path)
+        with _RangeFile(path, size) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > total:
-                    raise DataError(f"{path} is cut off inside {member.name}; fetch it again")
-                base = member.name.rsplit("/", 1)[-1]
-                yield base, _Place(path, member.offset_data, member.size, in_tar=True)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path} is not a whole tar file ({error}); fetch it again") from error
+                if member.offset_data + member.size > size:
+                    raise DataError(
+                        f"{shown(path)} is cut off inside {member.name}: it has {size} of at least "
+                        f"{member.offset_data + member.size} bytes; fetch it again"
+                    )
+                if member.isfile():
+                    last = member.name
+                    yield last.rsplit("/", 1)[-1], member.offset_data, member.size
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                # tarfile takes a broken header for the end
+                raise DataError(
+                    f"{shown(path)} has a broken header at byte {tar.offset}, after {last}; "
+                    "fetch it again"
+                )
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"{shown(path)} is not a whole tar file ({error}, after {last}); fetch it again"
+        ) from error
 
 
-def _read(place: _Place, where: str) -> bytes:
-    if not place.in_tar:
-        return read_bytes(place.path)
-    try:
-        with open(place.path, "rb", buffering=0) as file:
-            content = os.pread(file.fileno(), place.size, place.offset)
-    except OSError as error:
-        raise DataError(f"{where} cannot be read ({error.strerror})") from error
-    if len(content) != place.size:
-        raise DataError(f"{where}: the tar is cut off; fetch it again")
-    return content
+class _RangeFile(io.RawIOBase):
+    """A file, local or remote, of which little is read at a time."""
 
+    def __init__(self, path: str, size: int) -> None:
+        self._path, self._size = path, size
+        self._position = self._start = 0
+        self._held = b""
 
-def _all_paired(root: Path, places: Mapping[str, Mapping[str, _Place]]) -> None:
-    """Raise DataError for a picture without annotations, or the reverse: half a copy."""
-    for stem, found in places.items():
-        if len(found) == 1 and stem.startswith("sa_"):
-            missing = ".json" if ".jpg" in found else ".jpg"
-            raise DataError(f"{root} has {stem} without its {missing}; the copy is incomplete")
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    @override
+    def tell(self) -> int:
+        return self._position
+
+    @override
+    def readinto(self, buffer: Buffer) -> int:
+        target = memoryview(buffer)
+        wanted = min(len(target), max(0, self._size - self._position))
+        begin = self._position - self._start
+        if not 0 <= begin <= len(self._held) - wanted:
+            length = min(max(wanted, HEADERS_AHEAD), self._size - self._position)
+            self._held = read_range(self._path, self._position, length) if wanted else b""
+            self._start, begin = self._position, 0
+        target[:wanted] = self._held[begin : begin + wanted]
+        self._position += wanted
+        return wanted

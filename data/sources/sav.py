@@ -8,184 +8,218 @@ ones.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import override
 
-from data.sources.base import Dataset, choose_names, manifest_digest, need_folder, numbered_files
+from data.manifest import Place
+from data.manifest_writer import ManifestWriter, Span
+from data.masklets import Masklets, read_masklets, read_row
+from data.names import choose_names
+from data.sources.base import Dataset, numbered
 from data.spec import DatasetSpec
+from data.tree import Entry
 from pipeline import rle
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
-from pipeline.pictures import read_bytes, read_rgb
+from pipeline.fetch import local_copy
+from pipeline.remote import is_remote, shown
 from pipeline.video import iterate_frames, read_frames
 
 EXPECTED = "folders or files of SA-V: sav_0NNNNN.mp4 with sav_0NNNNN_manual.json (or _auto.json)"
 
 
-class _Masklets(NamedTuple):
-    """masks[annotated frame][object]; ids of the objects in that order."""
+class _Source(NamedTuple):
+    """One annotation file of a video, and the number its first object has."""
 
-    masks: list[list[dict[str, Any] | None]]
-    where: str
-
-
-def list_videos(spec: DatasetSpec) -> list[Path]:
-    """The mp4 of every video the spec keeps, to extract frames from. Raises DataError where one is
-    missing."""
-    dataset = SavVideos.open(replace(spec, frames=None), spec.format)
-    videos = [dataset.video(index) for index in range(len(dataset))]
-    for path in videos:
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; expected the video beside its annotations")
-    return videos
+    place: Place
+    masklets: Masklets
+    first: int
 
 
 class SavVideos(Dataset):
     """Masklets are numbered as in their file; with `annotations: both` the automatic ones follow
     the manual."""
 
-    def __init__(
-        self,
-        name: str,
-        spec: DatasetSpec,
-        names: Sequence[str],
-        digest: str,
-        files: Sequence[tuple[Path, ...]],
-    ) -> None:
-        super().__init__(name, spec, names, digest)
-        self._files = files
-
-    @classmethod
-    def open(cls, spec: DatasetSpec, name: str) -> SavVideos:
-        """Find the annotation files below `spec.root`, at most one folder deep, and what they
-        belong to."""
-        root = need_folder(Path(spec.root), EXPECTED)
-        found: dict[str, list[Path]] = {}
-        kinds = ("manual", "auto") if spec.annotations == "both" else (spec.annotations,)
-        for kind in kinds:
-            ending = f"_{kind}.json"
-            for path in sorted([*root.glob(f"*{ending}"), *root.glob(f"*/*{ending}")]):
-                found.setdefault(path.name.removesuffix(ending), []).append(path)
-        if not found:
-            raise DataError(f"{root} holds no *_{kinds[0]}.json; expected {EXPECTED}")
-        names = choose_names(spec, found, root)
-        files = [tuple(found[video]) for video in names]
-        if spec.frames is not None:
-            need_folder(Path(spec.frames), "a folder of extracted frames per video (`frames`)")
-        sizes = {
-            video: [path.stat().st_size for path in paths]
-            for video, paths in zip(names, files, strict=True)
-        }
-        return cls(name, spec, names, manifest_digest(spec, sizes), files)
-
     @override
-    def frame_numbers(self, index: int) -> Sequence[int]:
-        count = len(self._masklets(index)[0].masks)
-        return range(0, count * self.spec.annotated_every, self.spec.annotated_every)
+    def frame_numbers(self, index: int) -> range:
+        masklets = self._sources(index)[0].masklets
+        step = self.spec.annotated_every or masklets.step
+        return range(0, len(masklets.rows) * step, step)
 
     @override
     def visible(self, index: int, position: int) -> tuple[int, ...]:
-        return tuple(
-            number
-            for number, (mask, where) in enumerate(self._row(index, position))
-            if mask is not None and rle.area(mask, where)
-        )
-
-    @override
-    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
-        numbers = [position * self.spec.annotated_every for position in positions]
-        if self.spec.frames is None:
-            return read_frames(self.video(index), numbers, every=self.spec.annotated_every)
-        files = self._extracted(index)
-        missing = [number for number in numbers if number not in files]
-        if missing:
-            raise DataError(
-                f"{Path(self.spec.frames) / self.names[index]} lacks frame {missing[0]}; "
-                f"expected every {self.spec.annotated_every}th frame: run extract_frames again"
-            )
-        return [_picture(files[number]) for number in numbers]
+        found: list[int] = []
+        for source in self._sources(index):
+            for number, area in enumerate(source.masklets.areas[position].tolist()):
+                pixels = source.masklets.pixels
+                if area and self.suits(area, pixels) and self._steady(source, position, number):
+                    found.append(source.first + number)
+        return tuple(found)
 
     @override
     def masks(
         self, index: int, position: int, objects: Sequence[int], size: tuple[int, int]
     ) -> np.ndarray:
-        row = self._row(index, position)
         masks = np.zeros((len(objects), *size), dtype=bool)
-        for mask, number in zip(masks, objects, strict=True):
-            if number < len(row) and row[number][0] is not None:
-                mask[:] = rle.decode(row[number][0], size, row[number][1])
+        for source in self._sources(index):
+            wanted = {i - source.first: mask for i, mask in zip(objects, masks, strict=True)}
+            count = source.masklets.areas.shape[1]
+            if any(0 <= number < count for number in wanted):
+                for number, given in enumerate(_row(source, position)):
+                    if number in wanted and given is not None:
+                        where = f"{source.place.path}, masklet[{position}][{number}]"
+                        wanted[number][:] = rle.decode(given, size, where)
         return masks
+
+    @override
+    def pictures(self, index: int, positions: Sequence[int]) -> list[np.ndarray]:
+        every = self.frame_numbers(index)
+        numbers = [every[position] for position in positions]
+        if self.spec.frames is None:
+            return read_frames(self.video(index), numbers, every=every.step)
+        found = self._extracted(index)
+        missing = [number for number in numbers if number not in found]
+        if missing:
+            raise DataError(
+                f"{shown(self.spec.frames)}/{self.names[index]} lacks frame {missing[0]}; "
+                f"expected every {every.step}th frame: run extract_frames again"
+            )
+        return [self.picture(index, found[number]) for number in numbers]
 
     @override
     def stream(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
         if self.spec.frames is None:
             yield from enumerate(iterate_frames(self.video(index)))
             return
-        for number, path in self._extracted(index).items():
-            yield number, read_rgb(path)
+        self._extracted(index)
+        yield from super().stream(index)
 
-    def _row(self, index: int, position: int) -> list[tuple[dict[str, Any] | None, str]]:
-        """Mask and place of every object on one annotated frame."""
-        return [
-            (mask, f"{part.where}, masklet[{position}][{number}]")
-            for part in self._masklets(index)
-            for number, mask in enumerate(part.masks[position])
-        ]
-
-    def _masklets(self, index: int) -> tuple[_Masklets, ...]:
-        paths = self._files[index]
-        return SHARED.get(
-            ("masklets", paths),
-            lambda: _parse(paths),
-            lambda _: 2 * sum(path.stat().st_size for path in paths),
-        )
+    @override
+    def frame_name(self, index: int, number: int) -> str:
+        if self.spec.frames is None:
+            return f"{number:05d}"
+        return super().frame_name(index, number)
 
     def video(self, index: int) -> Path:
-        """The mp4 beside the annotations."""
-        return self._files[index][0].with_name(f"{self.names[index]}.mp4")
+        """The mp4 beside the annotations, or the copy of it on this machine."""
+        place = self.manifest.picture(index, 0)
+        return local_copy(place.path, place.version)
 
-    def _extracted(self, index: int) -> dict[int, Path]:
-        folder = Path(self.spec.frames or "") / self.names[index]
-        need_folder(folder, "the extracted frames 00000.jpg ...: run extract_frames first")
-        return SHARED.get(
-            ("listing", str(folder)), lambda: numbered_files(folder), lambda files: 200 * len(files)
-        )
+    def _extracted(self, index: int) -> dict[int, Place]:
+        """The extracted frames of a video, by number."""
+        numbers = self.manifest.frame_numbers(index)
+        if not numbers:
+            raise DataError(
+                f"{shown(self.spec.frames or '')}/{self.names[index]} holds no frames; expected the "
+                "extracted frames 00000.jpg ...: run extract_frames first"
+            )
+        return {n: self.manifest.picture(index, row) for row, n in enumerate(numbers)}
+
+    def _sources(self, index: int) -> list[_Source]:
+        """The annotation files of a video; they have the same frames."""
+        self.check(index)
+        found: list[_Source] = []
+        for part in self.manifest.parts(index):
+            place = part.place
+            masklets = SHARED.get(
+                ("masklets", place), partial(read_masklets, place), lambda m: 2 * m.areas.nbytes
+            )
+            if found and len(masklets.rows) != len(found[0].masklets.rows):
+                raise DataError(
+                    f"{found[0].place.path} has {len(found[0].masklets.rows)} annotated frames, "
+                    f"{place.path} {len(masklets.rows)}; they belong to different videos"
+                )
+            first = sum(source.masklets.areas.shape[1] for source in found)
+            found.append(_Source(place, masklets, first))
+        return found
+
+    def _steady(self, source: _Source, position: int, number: int) -> bool:
+        """Whether a mask passes the stability filter; manual ones have no score and do."""
+        least, scores = self.spec.min_stability_score, source.masklets.scores
+        if not least:
+            return True
+        if not len(scores):
+            raise DataError(
+                f"{source.place.path}: no masklet_stability_score of [frame][object] numbers; leave "
+                "min_stability_score out for files without it"
+            )
+        return not scores[position, number] < least
 
 
-def _picture(path: Path) -> np.ndarray:
-    return SHARED.get(("picture", str(path)), lambda: read_rgb(path), lambda p: p.nbytes)
+def _row(source: _Source, position: int) -> list[Any]:
+    return SHARED.get(
+        ("row", source.place, position),
+        lambda: read_row(source.place, source.masklets, position),
+        lambda _: 2 * int(np.diff(source.masklets.rows[position])[0]),
+    )
 
 
-def _parse(paths: Sequence[Path]) -> tuple[_Masklets, ...]:
-    """The masklets of each file, cut to the frames all of them have."""
-    parts = [_Masklets(_parse_file(path), str(path)) for path in paths]
-    frames = {len(part.masks) for part in parts}
-    if len(frames) > 1:
+def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
+    """Find the annotation files below `spec.root`, at most one folder deep, and what they belong
+    to."""
+    tree, root = writer.tree, spec.root
+    tree.need(root, EXPECTED)
+    tree.deepen(root)
+    kinds = ("manual", "auto") if spec.annotations == "both" else (spec.annotations,)
+    found: dict[str, list[tuple[str, Entry]]] = {}
+    videos: dict[str, Entry] = {}
+    for folder in [root, *(f"{root}/{name}" for name in tree.folders(root))]:
+        files = tree.named(folder)
+        videos |= {
+            f"{folder}/{name}": entry for name, entry in files.items() if name.endswith("mp4")
+        }
+        for kind in kinds:
+            ending = f"_{kind}.json"
+            for name, entry in files.items():
+                if name.endswith(ending):
+                    found.setdefault(name.removesuffix(ending), []).append((folder, entry))
+    if not found:
+        raise DataError(f"{shown(root)} holds no *_{kinds[0]}.json; expected {EXPECTED}")
+    if spec.frames is not None:
+        tree.need(spec.frames, "a folder of extracted frames per video (`frames`)")
+        tree.deepen(spec.frames)
+    for video in choose_names(spec, found):
+        parts = [(0, 0, writer.whole(*file)) for file in found[video]]
+        try:
+            writer.add(video, _frames(spec, writer, video, found[video][0][0], videos), parts)
+        except DataError as error:
+            writer.add(video, [], parts, error=str(error))
+
+
+def _frames(
+    spec: DatasetSpec, writer: ManifestWriter, video: str, folder: str, videos: dict[str, Entry]
+) -> list[tuple[int, Span]]:
+    """The mp4 beside the annotations (also where it is missing: reading will say so), or the
+    extracted frames there are."""
+    if spec.frames is None:
+        missing = Entry(f"{video}.mp4", 0, 0)
+        return [(0, writer.whole(folder, videos.get(f"{folder}/{video}.mp4", missing)))]
+    place = f"{spec.frames}/{video}"
+    if not writer.tree.has(place):
+        return []
+    return [(n, writer.whole(place, e)) for n, e in numbered(writer.tree.files(place)).items()]
+
+
+def list_videos(spec: DatasetSpec) -> list[Path]:
+    """The mp4 of every video the spec keeps, to extract frames from. Raises DataError where one is
+    missing, or where they are not on this machine."""
+    if is_remote(spec.root):
         raise DataError(
-            f"{paths[0]} has {len(parts[0].masks)} annotated frames, {paths[1]} "
-            f"{len(parts[1].masks)}; they belong to different videos"
+            f"{shown(spec.root)}: frames are extracted from local videos; copy them, or leave out "
+            "`frames` and extract_frames: clips are then read from the mp4 through the cache"
         )
-    return tuple(parts)
+    from data.sources import open_dataset
 
-
-def _parse_file(path: Path) -> list[list[dict[str, Any] | None]]:
-    try:
-        content = json.loads(read_bytes(path))
-        masklet = content["masklet"]
-        widths = {len(row) for row in masklet}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not an SA-V annotation ({type(error).__name__}: {error}); expected "
-            "{masklet: [annotated frame][object] run-length masks}"
-        ) from error
-    if len(widths) != 1:
-        raise DataError(
-            f"{path}: `masklet` has rows of {sorted(widths) or 'no'} objects; expected one length"
-        )
-    return masklet
+    videos = open_dataset(replace(spec, frames=None))
+    assert isinstance(videos, SavVideos)
+    paths = [videos.video(index) for index in range(len(videos))]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; expected the video beside its annotations")
+    return paths

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data.masklets import masklet_facts
 from data.world.spec import FRAME_RATE
 from pipeline import rle
 
@@ -20,9 +21,8 @@ def masklet_file(
     """
     annotated, objects, height, width = masks.shape
     areas = masks.sum((-2, -1))
-    seen = areas > 0
-    first = seen.argmax(0)
-    sizes = [float(a[s].mean()) if s.any() else 0.0 for a, s in zip(areas.T, seen.T, strict=True)]
+    facts = masklet_facts(areas, height * width)
+    first = facts["masklet_first_appeared_frame"]
     manual = kind == "manual"
     scores = 1 - 0.02 * rng.random((annotated, objects)) ** 2
     return {
@@ -36,12 +36,10 @@ def masklet_file(
         "video_split": "train",
         "masklet": [rle.encode_many(frame) for frame in masks],
         "masklet_id": list(range(objects)),
-        "masklet_size_rel": [round(size / (height * width), 10) for size in sizes],
-        "masklet_size_abs": [round(size, 10) for size in sizes],
-        "masklet_size_bucket": [_bucket(size) for size in sizes],
-        "masklet_visibility_changes": [_changes(s, f) for s, f in zip(seen.T, first, strict=True)],
-        "masklet_first_appeared_frame": [float(f) if manual else int(f) for f in first],
-        "masklet_frame_count": [annotated] * objects,
+        **facts,
+        "masklet_size_rel": [round(size, 10) for size in facts["masklet_size_rel"]],
+        "masklet_size_abs": [round(size, 10) for size in facts["masklet_size_abs"]],
+        "masklet_first_appeared_frame": [float(f) for f in first] if manual else first,
         "masklet_edited_frame_count": [
             int(rng.integers(1, annotated + 1)) if manual else 0 for _ in range(objects)
         ],
@@ -49,15 +47,3 @@ def masklet_file(
         "masklet_stability_score": [None] * objects if manual else scores.round(6).tolist(),
         "masklet_num": objects,
     }
-
-
-def _bucket(size: float) -> str:
-    """The release's three sizes, by mean visible pixels (COCO's bounds reproduce its example)."""
-    if size < 32**2:
-        return "small"
-    return "medium" if size < 96**2 else "large"
-
-
-def _changes(seen: np.ndarray, first: int) -> int:
-    """How often a masklet vanishes or returns after it first appeared."""
-    return int(np.abs(np.diff(seen[first:].astype(int))).sum())

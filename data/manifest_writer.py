@@ -1,0 +1,173 @@
+"""Writing a manifest: columns grow as items are added, and land in one file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.spec import DatasetSpec
+from data.tree import Entry, Tree
+from pipeline.errors import StorageError
+from pipeline.storage import atomic_file
+
+MAGIC = b"sam2 manifest 1\n"
+"""Begins the file; then the length of the header (8 bytes), the header (json), and the columns it names."""
+ALIGNMENT = 64
+WHOLE = -1
+"""In place of a start: the whole file."""
+
+COLUMNS = {
+    "name_ends": "q",
+    "frame_ends": "q",
+    "part_ends": "q",
+    "frame_number": "i",
+    "frame_file": "i",
+    "frame_start": "q",
+    "frame_size": "q",
+    "part_frame": "i",
+    "part_object": "q",
+    "part_file": "i",
+    "part_start": "q",
+    "part_size": "q",
+    "file_name_ends": "q",
+    "file_folder": "i",
+    "file_size": "q",
+    "file_stamp": "q",
+}
+IDENTITY = (
+    *("names", "name_ends", "frame_ends", "part_ends", "frame_number", "frame_size"),
+    *("part_frame", "part_object", "part_size"),
+)
+
+
+class Span(NamedTuple):
+    """Where bytes are: `size` of the file numbered `file`, from `start` on or WHOLE."""
+
+    file: int
+    start: int
+    size: int
+
+
+class ManifestWriter:
+    """The growing columns of a manifest."""
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.tree = Tree()
+        """Scans list folders through this, so that it is known later what to look at again."""
+        self.contents: dict[str, str] = {}
+        """sha256 of the annotation files that were read whole, by a name that does not depend on the place."""
+        self.watched: list[tuple[str, int, int]] = []
+        """(path, size, stamp) of files whose change makes the manifest stale, however many there are."""
+        self._names, self._file_names = bytearray(), bytearray()
+        self._folders: dict[str, int] = {}
+        self._errors: dict[int, str] = {}
+        self._columns = {name: array(code) for name, code in COLUMNS.items()}
+
+    def file(self, folder: str, entry: Entry) -> int:
+        """Register a file of `folder` and give its number."""
+        columns = self._columns
+        self._file_names += entry.name.encode()
+        columns["file_name_ends"].append(len(self._file_names))
+        columns["file_folder"].append(self._folders.setdefault(folder, len(self._folders)))
+        columns["file_size"].append(entry.size)
+        columns["file_stamp"].append(entry.stamp)
+        return len(columns["file_size"]) - 1
+
+    def whole(self, folder: str, entry: Entry) -> Span:
+        """Register a file of its own."""
+        return Span(self.file(folder, entry), WHOLE, entry.size)
+
+    def watch(self, folder: str, entry: Entry) -> None:
+        """Make the manifest stale when this file changes."""
+        self.watched.append((f"{folder}/{entry.name}", entry.size, entry.stamp))
+
+    def add(
+        self,
+        name: str,
+        frames: Iterable[tuple[int, Span]],
+        parts: Iterable[tuple[int, int, Span]],
+        error: str = "",
+    ) -> None:
+        """The next item.
+
+        frames: (number, picture) of each. parts: (position of the frame, object, place) of each annotation.
+        error: what is wrong with the item; whoever asks for it is told.
+        """
+        columns = self._columns
+        if error:
+            self._errors[len(columns["name_ends"])] = error
+        self._names += name.encode()
+        columns["name_ends"].append(len(self._names))
+        for number, span in frames:
+            columns["frame_number"].append(number)
+            self._place("frame", span)
+        for position, member, span in parts:
+            columns["part_frame"].append(position)
+            columns["part_object"].append(member)
+            self._place("part", span)
+        columns["frame_ends"].append(len(columns["frame_number"]))
+        columns["part_ends"].append(len(columns["part_frame"]))
+
+    def save(self, path: Path) -> None:
+        """Put the manifest at `path`. Raises StorageError."""
+        columns: dict[str, np.ndarray] = {
+            name: np.frombuffer(column, dtype=column.typecode)
+            for name, column in self._columns.items()
+        }
+        columns["names"] = np.frombuffer(bytes(self._names), np.uint8)
+        columns["file_names"] = np.frombuffer(bytes(self._file_names), np.uint8)
+        header = {
+            "digest": self._digest(columns),
+            "folders": list(self._folders),
+            "seen": self.tree.seen,
+            "watched": self.watched,
+            "contents": self.contents,
+            "errors": self._errors,
+        }
+        write_manifest(path, header, columns)
+
+    def _place(self, table: str, span: Span) -> None:
+        for field, value in zip(("file", "start", "size"), span, strict=True):
+            self._columns[f"{table}_{field}"].append(value)
+
+    def _digest(self, columns: Mapping[str, np.ndarray]) -> str:
+        """sha256 of what the data set is, wherever it lies and however it is packed: names, frame numbers, sizes, and
+        the content of annotation files that were read."""
+        digest = hashlib.sha256(f"{self.spec.format} {self.spec.annotations}".encode())
+        for name in IDENTITY:
+            digest.update(f"\n{name} {len(columns[name])}\n".encode())
+            digest.update(columns[name].tobytes())
+        rest = [self.contents, sorted(self._errors)]  # not their texts, which hold paths
+        digest.update(json.dumps(rest, sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def write_manifest(
+    path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]
+) -> None:
+    """Put header and columns at `path`, whole or not at all. Raises StorageError."""
+    table, position = {}, 0
+    for name, column in columns.items():
+        table[name] = [column.dtype.str, len(column), position]
+        position += -(-column.nbytes // ALIGNMENT) * ALIGNMENT
+    text = json.dumps({**header, "columns": table}).encode()
+    text += b" " * (-(len(MAGIC) + 8 + len(text)) % ALIGNMENT)
+    try:
+        with atomic_file(path) as file:
+            file.write(MAGIC + struct.pack("<q", len(text)) + text)
+            for column in columns.values():
+                file.write(np.ascontiguousarray(column).data)
+                file.write(b"\0" * (-column.nbytes % ALIGNMENT))
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror}); free some space, or set SAM2_CACHE to a "
+            "folder that can be written"
+        ) from error
