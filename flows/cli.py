@@ -48,6 +48,13 @@ The same command continues a run that was stopped; stages that are done are not 
 
 Run it again to go on: finished videos are checked and skipped. Exit code 2: some videos are broken;
 the others are done, and OUT/extraction.json says which.""",
+    "doctor": """examples:
+  sam2-pipeline doctor recipe=smoke                     every data set of a recipe
+  sam2-pipeline doctor data=davis root=/data/DAVIS      one of your own
+  sam2-pipeline doctor data=coco root=/data/coco split=val2017 --quick --html
+
+Exit code 0: healthy; 1: errors, each on a line (with --strict notes count too); 2: could not run.
+Formats: sa1b, sav, sav_val, davis, coco, folder.""",
     "evaluate": """examples:
   sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
     "predict": PREDICT_EXAMPLES,
@@ -181,6 +188,21 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     )
     extract.add_argument("--report", type=Path, help="the json report (OUT/extraction.json)")
 
+    doctor = command("doctor", "look for what is wrong with data sets, and draw a sheet of them")
+    doctor.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="recipe=NAME …, or data=FORMAT root=FOLDER …",
+    )
+    doctor.add_argument("--out", type=Path, default=Path("runs/doctor"), help="(runs/doctor)")
+    doctor.add_argument(
+        "--quick", type=int, nargs="?", const=200, metavar="N", help="a sample of N items (200)"
+    )
+    doctor.add_argument("--workers", type=int, help="processes; by default one for every core")
+    doctor.add_argument("--html", action="store_true", help="also one page that holds everything")
+    doctor.add_argument("--strict", action="store_true", help="notes, too, give exit code 1")
+
     evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
     evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
     evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
@@ -195,7 +217,9 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
 
     export = command("export", "write a checkpoint's weights so that other code loads them")
     export.add_argument(
-        "checkpoint", metavar="SOURCE", help="weights or a training checkpoint: file, URL or runs:/…"
+        "checkpoint",
+        metavar="SOURCE",
+        help="weights or a training checkpoint: file, URL or runs:/…",
     )
     export.add_argument("--out", required=True, metavar="FILE", help="file or URL to write")
     export.add_argument(

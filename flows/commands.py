@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight
+from flows.doctor import doctor
 from flows.export import export
 from flows.extract import extract_frames
 from flows.parts import evaluate, synth
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from flows.services import Status
 
 __all__ = [
-    "down", "evaluate", "export", "extract_frames", "plan", "predict", "recipes", "run", "stage",
-    "status", "synth", "up",
+    "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict", "recipes", "run",
+    "stage", "status", "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")

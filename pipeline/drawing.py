@@ -34,22 +34,18 @@ def colour(index: int) -> tuple[int, int, int]:
     return PALETTE[index % len(PALETTE)]
 
 
-def filled(
-    picture: np.ndarray, planes: Sequence[np.ndarray], *, fill: float = FILL, dim: bool = True
-) -> np.ndarray:
-    """The picture tinted where an object is, and with `dim` darker and paler elsewhere. Overlaps
-    mix."""
-    outside = picture.astype(np.float32)
-    if dim:
-        outside = 0.3 * (outside + outside.mean(2, keepdims=True))
+def filled(picture: np.ndarray, planes: Sequence[np.ndarray]) -> np.ndarray:
+    """The picture, darker and paler where nothing is, tinted where an object is. Overlaps mix."""
+    grey = picture.mean(2, keepdims=True)
+    dimmed = (0.6 * (0.5 * picture + 0.5 * grey)).astype(np.float32)
     weight = np.zeros((*picture.shape[:2], 1), np.float32)
     tint = np.zeros(picture.shape, np.float32)
     for row, plane in enumerate(planes):
         weight += plane[..., None]
         tint += plane[..., None] * np.array(colour(row), np.float32)
     inside = np.minimum(weight, 1)
-    tinted = (1 - fill) * picture + fill * tint / np.maximum(weight, 1)
-    return (inside * tinted + (1 - inside) * outside).round().astype(np.uint8)
+    tinted = (1 - FILL) * picture + FILL * tint / np.maximum(weight, 1)
+    return (inside * tinted + (1 - inside) * dimmed).round().astype(np.uint8)
 
 
 def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
