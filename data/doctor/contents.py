@@ -103,7 +103,7 @@ def _masklets(file: _File, content: dict[str, Any], every: int | None) -> Iterat
             found, expected = f"{len(ids)} ids", f"{columns}, one for every object of `masklet`"
             fix = "fetch the annotation again"
             yield file.say("error", "ids", "masklet_id", found, expected, fix)
-    frames = content.get("video_frame_count")
+    frames: Any = content.get("video_frame_count")
     if every and _finite(frames) and not (len(rows) - 1) * every < frames:
         yield file.say(
             "error",

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -54,7 +53,8 @@ class Examination:
     findings: list[Finding] = field(default_factory=list)
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     """Of a finding."""
 
     dataset: Dataset
