@@ -237,12 +237,13 @@ class MaskGenerator:
         x0, y0, x1, y1 = crop
         for part in answers.parts(max(1, PIXELS_AT_ONCE // (size[0] * size[1]))):
             logits = predictor.enlarge(part.low)
-            stable = mask_stability(logits, self.mask_threshold, self.stability_offset).flatten()
+            scores = mask_stability(logits, self.mask_threshold, self.stability_offset).flatten()
+            stable = scores >= self.stability
+            part, logits, scores = part.where(stable), logits[stable, 0], scores[stable]
             masks = np.zeros((len(logits), *size), bool)
-            masks[:, y0:y1, x0:x1] = (logits[:, 0] > self.mask_threshold).cpu().numpy()
+            masks[:, y0:y1, x0:x1] = (logits > self.mask_threshold).cpu().numpy()
             boxes = mask_boxes(masks)
-            good = (stable >= self.stability).cpu().numpy() & masks.any((1, 2))
-            good &= ~is_cut_off(boxes, crop, size)
+            good = masks.any((1, 2)) & ~is_cut_off(boxes, crop, size)
             for row, runs in zip(np.flatnonzero(good), rle.encode_many(masks[good]), strict=True):
                 x, y = part.points[row].tolist()
                 yield GeneratedMask(
@@ -250,7 +251,7 @@ class MaskGenerator:
                     box=_box(boxes[row]),
                     area=rle.area(runs),
                     predicted_iou=float(part.ious[row]),
-                    stability_score=float(stable[row]),
+                    stability_score=float(scores[row]),
                     point=(x + x0, y + y0),
                     crop_box=crop,
                 )
