@@ -97,6 +97,28 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemorySavings:
+    """Time for memory: what is computed again on the way back, and what is not computed all at
+    once. Losses and gradients stay the same up to rounding; with dropout, other draws."""
+
+    recompute: tuple[Literal["trunk", "memory", "decoder"], ...] = ()
+    """Parts whose activations are computed again instead of being kept: blocks of the image
+    encoder's trunk, layers of the memory attention with the memory encoder, the mask decoder."""
+    frames_at_once: int | None = None
+    """Frames (of all clips) in the image encoder together; None takes all. Saves with `trunk`."""
+    objects_at_once: int | None = None
+    """Objects that are tracked and judged together; None takes all. What one group needs is given
+    up before the next begins, and computed again on the way back."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recompute", tuple(self.recompute))
+        for name in ("frames_at_once", "objects_at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"memory.{name} is {value}; expected 1 or more, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     """Low-rank adaptation of linear layers (`model.lora`); everything else follows `freeze`."""
 

@@ -7,6 +7,7 @@ same for an object on whichever rank and in whatever batch it is).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -90,6 +91,12 @@ class ObjectChance:
         start = (seed * 0x9E3779B97F4A7C15 + step * 0xD1342543DE82EF95) & 0x7FFFFFFFFFFFFFFF
         self._keys = _mix(_mix(slot + start) + place)
         self._drawn = 0
+
+    def of(self, objects: slice) -> ObjectChance:
+        """The chance of some of the objects, from its beginning."""
+        part = copy.copy(self)
+        part._keys, part._drawn = self._keys[objects], 0
+        return part
 
     def uniform(self, count: int) -> Tensor:
         """The next `count` numbers of each object: float64 [N, count] in [0, 1)."""

@@ -6,6 +6,8 @@ A picture is a clip of one frame. All objects of all clips are one batch of N ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,10 +36,48 @@ def track_clip(
     that of training when the model is in training mode, else the one that takes no pointers from
     the future.
     """
+    frames = encode_clip(model, images) if len(masks) else ()
+    return track_objects(model, frames, masks, clip_of_object, plan, chance, window)
+
+
+def encode_clip(
+    model: SAM2, images: Tensor, frames_at_once: int | None = None
+) -> tuple[ImageFeatures, ...]:
+    """See the frames of B clips: per frame, features of B rows.
+
+    images: normalised float [B, T, 3, S, S]. frames_at_once: frames (of all clips) that go through
+    the encoder together; None takes all. Frames come first in the batch so that each is a
+    contiguous slice: the gradients of all slices are then one concatenation instead of a scatter
+    into all frames per frame.
+    """
+    clips = len(images)
+    found: list[ImageFeatures] = []
+    for part in images.transpose(0, 1).split(frames_at_once or images.shape[1]):
+        seen = model.encode(part.flatten(0, 1))
+        levels = [
+            level.unflatten(0, (len(part), clips)).unbind(0)
+            for level in (seen.s4, seen.s8, seen.s16)
+        ]
+        found += [seen._replace(s4=s4, s8=s8, s16=s16) for s4, s8, s16 in zip(*levels, strict=True)]
+    return tuple(found)
+
+
+def track_objects(
+    model: SAM2,
+    frames: Sequence[ImageFeatures],
+    masks: Tensor,
+    clip_of_object: Tensor,
+    plan: PromptPlan,
+    chance: ObjectChance,
+    window: MemoryWindow | None = None,
+) -> ClipOutput:
+    """As `track_clip`, for some or all of its objects, on frames that `encode_clip` has seen.
+
+    Objects never see each other: a part of them gets the answers it gets in company.
+    """
     if len(masks) == 0:
         nothing: tuple[tuple[FramePrediction, ...], ...] = ((),) * plan.frames
         return ClipOutput(nothing, nothing, (None,) * plan.frames, _anchor(model))
-    frames = _encode_frames(model, images)
     window = window or MemoryWindow(future_pointers=model.training)
     bank = MemoryBank(model, window, plan.frames)
     initial = dict(plan.initial)
@@ -70,7 +110,7 @@ def track_clip(
         steps=in_order,
         judged=judged,
         prompts=tuple(prompts[t] for t in range(plan.frames)),
-        anchor=images.new_zeros(()) if any(judged) else _anchor(model),
+        anchor=frames[0].s16.new_zeros(()) if any(judged) else _anchor(model),
     )
 
 
@@ -78,20 +118,6 @@ def _anchor(model: SAM2) -> Tensor:
     """A zero that can be differentiated by one of the parameters that are trained."""
     trained = next((p for p in model.parameters() if p.requires_grad), model.no_mem_embed)
     return trained.flatten()[0] * 0
-
-
-def _encode_frames(model: SAM2, images: Tensor) -> list[ImageFeatures]:
-    """All frames in one go, then one `ImageFeatures` of B rows per frame.
-
-    Frames come first in the batch so that each frame is a contiguous slice: the gradients of all
-    slices are then one concatenation instead of a scatter into all frames per frame.
-    """
-    clips, count = images.shape[:2]
-    seen = model.encode(images.transpose(0, 1).flatten(0, 1))
-    levels = [
-        level.unflatten(0, (count, clips)).unbind(0) for level in (seen.s4, seen.s8, seen.s16)
-    ]
-    return [seen._replace(s4=s4, s8=s8, s16=s16) for s4, s8, s16 in zip(*levels, strict=True)]
 
 
 def _answer(

@@ -6,20 +6,22 @@ Prompts are simulated, the clip is tracked, every answer on every frame is score
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from data.types import ClipBatch
-from model.losses import clip_loss
-from model.policy import LossConfig, PromptPolicy
+from model.losses import Losses, clip_loss
+from model.policy import LossConfig, MemorySavings, PromptPolicy
 from model.prompts import ObjectChance, plan_prompts, plan_rng
+from model.recompute import recompute
 from model.sam2 import SAM2
-from model.tracker import track_clip
-from model.types import ClipOutput
+from model.tracker import encode_clip, track_objects
+from model.types import ClipOutput, ImageFeatures
 from pipeline.distributed import World
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,6 +47,7 @@ class ClipTask:
         seed: int,
         world: World,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        savings: MemorySavings | None = None,
     ) -> None:
         self.model = model
         self.prompts = prompts
@@ -52,6 +55,8 @@ class ClipTask:
         self.seed = seed
         self.world = world
         self.precision = precision
+        self.savings = savings or MemorySavings()
+        recompute(model, self.savings.recompute)
 
     def weight(self, batch: ClipBatch) -> float:
         """The objects of `batch`."""
@@ -61,18 +66,58 @@ class ClipTask:
         """Track `batch` under the plan of `step` and score it; sums over objects are divided by
         `whole`, or by 1 where that is less."""
         batch = batch.to(self.world.device)
-        losses = clip_loss(self.track(batch, step), batch.masks, self.loss, max(whole, 1.0))
-        parts = losses._asdict()
-        return StepLosses(parts.pop("total"), parts)
+        count, limit = len(batch.masks), self.savings.objects_at_once
+        with self._autocast():
+            frames = self._see(batch) if count else ()
+        if not limit or count <= limit:
+            return _step_losses([self._judge(frames, batch, step, whole, slice(None))])
+        groups = [slice(start, start + limit) for start in range(0, count, limit)]
+        return _step_losses(
+            [
+                checkpoint(self._judge, frames, batch, step, whole, part, use_reentrant=False)
+                for part in groups
+            ]
+        )
 
     def track(self, batch: ClipBatch, step: int) -> ClipOutput:
         """The network's answers on `batch`, prompted as on `step`."""
+        with self._autocast():
+            frames = self._see(batch) if len(batch.masks) else ()
+            return self._track(frames, batch, step, slice(None))
+
+    def _see(self, batch: ClipBatch) -> tuple[ImageFeatures, ...]:
+        images = self.model.normalise(batch.frames)
+        return encode_clip(self.model, images, self.savings.frames_at_once)
+
+    def _track(
+        self, frames: Sequence[ImageFeatures], batch: ClipBatch, step: int, objects: slice
+    ) -> ClipOutput:
         plan = plan_prompts(self.prompts, batch.frames.shape[1], plan_rng(self.seed, step))
-        chance = ObjectChance(self.seed, step, batch.slots, batch.clip_of_object)
-        with torch.autocast(
-            self.world.device.type,
-            dtype=HALVES.get(self.precision),
-            enabled=self.precision in HALVES,
-        ):
-            images = self.model.normalise(batch.frames)
-            return track_clip(self.model, images, batch.masks, batch.clip_of_object, plan, chance)
+        chance = ObjectChance(self.seed, step, batch.slots, batch.clip_of_object).of(objects)
+        owners = batch.clip_of_object[objects]
+        return track_objects(self.model, frames, batch.masks[objects], owners, plan, chance)
+
+    def _judge(
+        self,
+        frames: Sequence[ImageFeatures],
+        batch: ClipBatch,
+        step: int,
+        whole: float,
+        objects: slice,
+    ) -> Losses:
+        with self._autocast():
+            output = self._track(frames, batch, step, objects)
+        return clip_loss(output, batch.masks[objects], self.loss, max(whole, 1.0))
+
+    def _autocast(self) -> torch.autocast:
+        half = HALVES.get(self.precision)
+        return torch.autocast(self.world.device.type, dtype=half, enabled=half is not None)
+
+
+def _step_losses(groups: Sequence[Losses]) -> StepLosses:
+    """The sum over groups of objects."""
+    parts = {
+        name: torch.stack([getattr(losses, name) for losses in groups]).sum(0)
+        for name in Losses._fields
+    }
+    return StepLosses(parts.pop("total"), parts)

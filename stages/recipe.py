@@ -15,7 +15,7 @@ import configs
 from data.settings import Augment, ClipSampling, Mixture
 from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
-from model.policy import LoRAConfig, LossConfig, PromptPolicy
+from model.policy import LoRAConfig, LossConfig, MemorySavings, PromptPolicy
 from pipeline.config import compose, did_you_mean, parse
 from pipeline.errors import ConfigError
 from pipeline.settings import LaunchConfig, LoopConfig, OptimConfig
@@ -76,6 +76,8 @@ class TrainStage:
     workers: int = 0
     """Loader processes per rank; the batches do not depend on it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory: MemorySavings = field(default_factory=MemorySavings)
+    """What is computed again, or bit by bit, to fit a smaller card."""
     validation: Validation | None = None
     """Measure while training; none leaves it to the evaluation after the stage."""
 

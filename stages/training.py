@@ -80,7 +80,13 @@ def train(spec: StageSpec) -> StageResult | None:
     checkpoint.resume(state, folder / "checkpoints", world)
 
     task = ClipTask(
-        model, stage.prompts, stage.loss, seed=seed, world=world, precision=stage.precision
+        model,
+        stage.prompts,
+        stage.loss,
+        seed=seed,
+        world=world,
+        precision=stage.precision,
+        savings=stage.memory,
     )
     batches = loader(
         clips,

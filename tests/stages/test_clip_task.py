@@ -5,7 +5,7 @@ import torch
 
 from data.types import ClipBatch
 from model.config import preset
-from model.policy import LossConfig, PromptPolicy
+from model.policy import LossConfig, MemorySavings, PromptPolicy
 from model.sam2 import SAM2, build_sam2
 from pipeline.distributed import World
 from stages.clip_task import ClipTask
@@ -45,7 +45,9 @@ def batch_of(frames: int, clips=(0, 1, 2, 3)) -> ClipBatch:
     )
 
 
-def task_of(model: SAM2, prompts: PromptPolicy | None = None, seed=3, precision="fp32") -> ClipTask:
+def task_of(
+    model: SAM2, prompts: PromptPolicy | None = None, seed=3, precision="fp32", savings=None
+) -> ClipTask:
     return ClipTask(
         model,
         prompts or PromptPolicy(),
@@ -53,6 +55,7 @@ def task_of(model: SAM2, prompts: PromptPolicy | None = None, seed=3, precision=
         seed=seed,
         world=World(),
         precision=precision,
+        savings=savings,
     )
 
 
@@ -129,3 +132,54 @@ def test_half_precision_stays_near_full(model: SAM2, precision: str, frames: int
     rough = task_of(model, precision=precision).losses(batch_of(frames), 1, sum(OBJECTS))
     torch.testing.assert_close(rough.total, exact.total, rtol=0.05, atol=0.05)
     assert torch.isfinite(gradient(model, rough.total)).all()
+
+
+@pytest.mark.parametrize("frames", [1, 3], ids=["pictures", "clips"])
+@pytest.mark.parametrize(
+    "savings",
+    [
+        MemorySavings(recompute=("trunk", "memory", "decoder")),
+        MemorySavings(frames_at_once=2),
+        MemorySavings(objects_at_once=2),
+        MemorySavings(recompute=("trunk", "decoder"), frames_at_once=1, objects_at_once=1),
+    ],
+    ids=["recompute", "frames", "objects", "all"],
+)
+def test_saving_memory_changes_no_gradient(savings: MemorySavings, frames: int):
+    step = 1  # clicks and corrections
+    torch.manual_seed(0)
+    model = build_sam2(preset("micro")).train()
+    plain = task_of(model).losses(batch_of(frames), step, sum(OBJECTS))
+    expected = gradient(model, plain.total)
+    found = task_of(model, savings=savings).losses(batch_of(frames), step, sum(OBJECTS))
+    torch.testing.assert_close(found.total, plain.total, rtol=1e-5, atol=1e-6)
+    for name, part in plain.parts.items():
+        torch.testing.assert_close(found.parts[name], part, rtol=1e-5, atol=1e-6)
+    assert (gradient(model, found.total) - expected).norm() <= 1e-5 * expected.norm()
+
+
+def saved_bytes(model: SAM2, savings: MemorySavings | None) -> int:
+    """What a step keeps for its way back, beyond the parameters."""
+    own = {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    task = task_of(model, PromptPolicy(mask=0, click=1, box=0), savings=savings)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = task.losses(batch_of(3), 0, sum(OBJECTS)).total
+    del loss
+    return sum(kept.values())
+
+
+def test_recomputing_keeps_less():
+    torch.manual_seed(0)
+    model = build_sam2(preset("micro")).train()
+    plain = saved_bytes(model, None)
+    by_objects = saved_bytes(model, MemorySavings(objects_at_once=2))
+    by_parts = saved_bytes(model, MemorySavings(recompute=("trunk", "memory", "decoder")))
+    assert by_objects < 0.75 * plain and by_parts < 0.5 * plain
