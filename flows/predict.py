@@ -291,6 +291,8 @@ def _shown() -> Iterator[Tell]:
 def _report(summary: Summary) -> None:
     """One line: what was done, and where it is."""
     if not (summary.finished or summary.skipped):
+        if not summary.failures:
+            print("this shard is empty: there are fewer pictures or videos than shards")
         return
     speed = f" ({summary.frames / max(summary.seconds, 1e-3):.1f} frames/s)"
     made = f"{summary.finished} predicted, {summary.frames} frames{speed}"

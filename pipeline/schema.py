@@ -116,7 +116,7 @@ def _build_dataclass(cls: Any, value: Any, where: str, mistakes: list[str]) -> A
         return cls(**arguments)
     except (ConfigError, ValueError) as error:  # what the dataclass itself checks
         mistakes.append(
-            f"{where}.{error}" if isinstance(error, ConfigError) else f"{where}: {error}"
+            _at(where, error) if isinstance(error, ConfigError) else f"{where}: {error}"
         )
         return _BAD
 

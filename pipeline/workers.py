@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -22,21 +22,23 @@ WAITING = 4
 
 def call_each(
     function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int
-) -> Iterator[tuple[int, Callable[[], R]]]:
+) -> Generator[tuple[int, Callable[[], R]], None, None]:
     """`function(*job)` for every job: its position, and a call that gives the answer or raises what
     the function raised. In this process when `workers` is 1, else as they come.
 
-    Raises StageError when a process was killed. Leaving the iterator early ends the processes.
+    Raises StageError when a process was killed. Leaving the iterator early kills the processes,
+    whatever they are at.
     """
     if workers <= 1:
         for number, job in enumerate(jobs):
             yield number, partial(function, *job)
         return
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _start)
     numbered = enumerate(jobs)
+    pending: dict[Future[R], int] = {}
     try:
-        pending: dict[Future[R], int] = {}
         while True:
             for number, job in islice(numbered, WAITING * workers - len(pending)):
                 pending[pool.submit(function, *job)] = number
@@ -50,6 +52,10 @@ def call_each(
                     )
                 yield pending.pop(future), future.result
     finally:
+        if pending:  # else Python waits at its end until they have done what they hold
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+                process.join()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -7,6 +7,8 @@ made again by another call with the same settings.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.workers import call_each
 from stages.prediction.job import do_item, item_key
 from stages.prediction.results import PLACES, ResultFolder
-from stages.prediction.sources import Source, find_items
+from stages.prediction.sources import Item, Source, find_items
 from stages.prediction.spec import MOST_COLOURS, Event, Layout, PredictSpec, Summary, Tell
 
 DATA = ("JPEGImages", "Annotations")
@@ -38,19 +40,12 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
     ]
     begun = time.monotonic()
     tell(Event("planned", spec.source, len(source.items)))
-    for item in source.items:
-        if item not in todo:
-            tell(Event("skipped", item.name))
-    frames, failures = 0, []
-    alone = spec.workers == 1
-    do = partial(do_item, spec, tell=tell) if alone else partial(do_item, spec)
-    for number, answer in call_each(do, ((item,) for item in todo), spec.workers):
-        try:
-            frames += answer()
-            tell(Event("finished", todo[number].name, frames))
-        except DataError as error:
-            failures.append(str(error))
-            tell(Event("failed", todo[number].name))
+    for _ in range(len(source.items) - len(todo)):
+        tell(Event("skipped", ""))
+    try:
+        frames, failures = _do_all(spec, todo, tell)
+    finally:
+        results.clear(item.name for item in todo)
     return Summary(
         finished=len(todo) - len(failures),
         skipped=len(source.items) - len(todo),
@@ -61,6 +56,22 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
             str(results.folder / place) for place in PLACES if (results.folder / place).is_dir()
         ),
     )
+
+
+def _do_all(spec: PredictSpec, todo: Sequence[Item], tell: Tell) -> tuple[int, list[str]]:
+    """Predict items, in processes of their own where several are wanted; how many frames were
+    done, and what is wrong with some items."""
+    frames, failures = 0, []
+    do = partial(do_item, spec, tell=tell) if spec.workers == 1 else partial(do_item, spec)
+    with closing(call_each(do, ((item,) for item in todo), spec.workers)) as answers:
+        for number, answer in answers:
+            try:
+                frames += answer()
+                tell(Event("finished", todo[number].name, frames))
+            except DataError as error:
+                failures.append(str(error))
+                tell(Event("failed", todo[number].name))
+    return frames, failures
 
 
 def settled(spec: PredictSpec, source: Source) -> PredictSpec:

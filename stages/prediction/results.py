@@ -8,7 +8,7 @@ has no such note is not finished, and is made again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +59,11 @@ class ResultFolder:
             self._publish(name, key, making)
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+    def clear(self, names: Iterable[str]) -> None:
+        """Remove what processes that were killed have left of these."""
+        for name in names:
+            shutil.rmtree(self._notes / "making" / name, ignore_errors=True)
 
     def _publish(self, name: str, key: str, making: Path) -> None:
         note = self._note(name)
