@@ -24,8 +24,8 @@ def read_rgb(path: str | Path, upright: bool = False) -> np.ndarray:
 def decode_rgb(content: bytes, where: str, upright: bool = False) -> np.ndarray:
     """A picture file's bytes as uint8 [H, W, 3], RGB.
 
-    Grey, palette and CMYK pictures are converted; transparency is dropped, the colours below it stay; 16 bits become
-    8 by dividing by 257. upright: turn the picture as its EXIF orientation says. Data sets leave that tag alone,
+    Grey, palette and CMYK pictures are converted; transparency is dropped, the colours below it stay; of 16 bits
+    the upper 8 are taken. upright: turn the picture as its EXIF orientation says. Data sets leave that tag alone,
     because masks are drawn on the pixels as they are stored.
     Raises DataError naming `where`.
     """
@@ -63,4 +63,4 @@ def _eight_bits(grey: np.ndarray, where: str) -> np.ndarray:
             f"{where} has values from {grey.min()} to {grey.max()}; expected 8 or 16 bits a channel: "
             "convert it to a picture"
         )
-    return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return (grey.astype(np.uint32) >> 8).astype(np.uint8)
