@@ -43,7 +43,7 @@ class MemoryWindow:
 
 
 class Reading(NamedTuple):
-    """What one frame reads of the memory bank. Objects whose readings are equal can be one batch."""
+    """What one frame reads of the memory bank."""
 
     memories: tuple[tuple[int, int], ...]
     """Frames whose mask memory is read, each with its row of `maskmem_tpos_enc`."""
@@ -51,6 +51,12 @@ class Reading(NamedTuple):
     """Frames whose object pointer is read, each with its distance in frames."""
     unit: int
     """The distance that counts as 1 in the positions of pointers."""
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], int]:
+        """Objects whose readings have the same shape can be one batch, whatever frames they read:
+        the rows of the mask memories, and how many pointers there are."""
+        return tuple(row for _, row in self.memories), len(self.pointers)
 
 
 def select_reading(

@@ -101,7 +101,7 @@ class SAM2(nn.Module):
         self,
         features: ImageFeatures,
         memories: Sequence[tuple[Memory, int]],
-        pointers: Sequence[tuple[Tensor, float]],
+        pointers: Sequence[tuple[Tensor, float | Sequence[float]]],
         max_pointer_distance: float,
     ) -> Tensor:
         """Look at N objects' frames in the light of what was remembered of each object.
@@ -109,8 +109,8 @@ class SAM2(nn.Module):
         features: one row per object (`ImageFeatures.rows`). memories: at least one; each with its
         row of the temporal encoding, 0 for the frame before this one up to MEMORY_SLOTS - 2, and
         MEMORY_SLOTS - 1 for prompted frames. pointers: [N, C] each, with its distance in frames
-        (prompted frames signed, others positive). max_pointer_distance: the distance that counts as
-        1.
+        (prompted frames signed, others positive), one number or one per object.
+        max_pointer_distance: the distance that counts as 1.
 
         Returns [N, C, h, w] for `decode`.
         """
@@ -121,8 +121,9 @@ class SAM2(nn.Module):
         ]
         if pointers:
             tokens.append(self._pointer_tokens([pointer for pointer, _ in pointers]))
-            distances = [distance / max_pointer_distance for _, distance in pointers]
-            where.append(self._pointer_positions(distances))
+            distances = [distance for _, distance in pointers]
+            where.append(self._pointer_positions(distances, max_pointer_distance))
+            where = [w.expand(len(where[-1]), -1, -1) for w in where]
         return self.memory_attention(
             features.s16,
             features.position,
@@ -227,13 +228,18 @@ class SAM2(nn.Module):
         stacked = torch.stack(list(pointers), dim=1)
         return stacked.view(len(stacked), -1, self.config.memory_dim)
 
-    def _pointer_positions(self, times: list[float]) -> Tensor:
-        """Where in time the pointer tokens are, [1, tokens, Cm]; all zero in 2.0."""
-        pieces = self.config.pointer_tokens
+    def _pointer_positions(
+        self, distances: Sequence[float | Sequence[float]], unit: float
+    ) -> Tensor:
+        """Where in time the pointer tokens are, [1 or N, tokens, Cm]; all zero in 2.0."""
+        pieces, width = self.config.pointer_tokens, self.config.memory_dim
         if self.config.version == "2.0":
-            return self.no_mem_embed.new_zeros(1, len(times) * pieces, self.config.memory_dim)
+            return self.no_mem_embed.new_zeros(1, len(distances) * pieces, width)
+        objects = max((len(d) for d in distances if isinstance(d, Sequence)), default=1)
+        columns = [d if isinstance(d, Sequence) else [d] * objects for d in distances]
+        times = [distance / unit for row in zip(*columns, strict=True) for distance in row]
         encoded = self.obj_ptr_tpos_proj(sine_times(times, self.config.hidden, self.device))
-        return encoded.repeat_interleave(pieces, dim=0)[None]
+        return encoded.unflatten(0, (objects, -1)).repeat_interleave(pieces, dim=1)
 
 
 def build_sam2(config: SAM2Config | str) -> SAM2:

@@ -55,7 +55,7 @@ class Follower:
             window = self._window(backwards=masklet.passed[frame])
             reading = masklet.reading(frame, window, self.frame_count)
             if reading.memories:
-                conditioned = self._recall(reading, [masklet], seen)
+                conditioned = self._recall([(masklet, reading)], seen)
         before = masklet.latest(frame)
         if before is not None:
             low = before.low.to(self.model.device).float()
@@ -93,44 +93,41 @@ class Follower:
     ) -> None:
         """Find objects again on `frame` and remember them there."""
         window = self._window(backwards=backwards)
-        alike: dict[Reading, list[Masklet]] = {}
+        alike: dict[tuple[tuple[int, ...], int], list[tuple[Masklet, Reading]]] = {}
         for masklet in masklets:
             reading = masklet.reading(frame, window, self.frame_count)
-            alike.setdefault(reading, []).append(masklet)
-        for reading, members in alike.items():
+            alike.setdefault(reading.shape, []).append((masklet, reading))
+        for members in alike.values():
             for some in _chunks(members, self.settings.objects_at_once):
-                self._follow_batch(some, frame, seen, reading)
+                self._follow_batch(some, frame, seen)
 
     def _follow_batch(
-        self, masklets: Sequence[Masklet], frame: int, seen: ImageFeatures, reading: Reading
+        self, batch: Sequence[tuple[Masklet, Reading]], frame: int, seen: ImageFeatures
     ) -> None:
-        rows = _rows(seen, len(masklets))
-        nothing = Prompts.none(len(masklets), self.model.device)
-        conditioned = self._recall(reading, masklets, rows)
-        answer = self.model.decode(conditioned, rows, nothing, multimask=True)
+        rows = _rows(seen, len(batch))
+        nothing = Prompts.none(len(batch), self.model.device)
+        answer = self.model.decode(self._recall(batch, rows), rows, nothing, multimask=True)
         memory = self._memory(seen, answer.low, answer.object_score, from_prompt=False)
-        for masklet, one, row in zip(masklets, self._answers(answer), memory, strict=True):
+        for (masklet, _), one, row in zip(batch, self._answers(answer), memory, strict=True):
             masklet.tracked[frame] = one._replace(memory=row)
 
-    def _recall(self, reading: Reading, masklets: Sequence[Masklet], rows: ImageFeatures) -> Tensor:
-        """The features of a frame in the light of what is remembered of N objects."""
+    def _recall(self, batch: Sequence[tuple[Masklet, Reading]], rows: ImageFeatures) -> Tensor:
+        """The features of a frame in the light of what is remembered of N objects, whose readings
+        have the same shape."""
         device, dtype = self.model.device, rows.s16.dtype
-
-        def maps(t: int) -> Memory:
-            stored = [masklet.at(t).memory for masklet in masklets]
+        memories = []
+        for nth, (_, slot) in enumerate(batch[0][1].memories):
+            stored = [masklet.at(read.memories[nth][0]).memory for masklet, read in batch]
             features = torch.cat([part for part in stored if part is not None]).to(device, dtype)
-            position = sine_map(*features.shape[-2:], features.shape[1], device)
-            return Memory(features, position.to(dtype))
-
-        def pointer(t: int) -> Tensor:
-            return torch.cat([masklet.at(t).pointer for masklet in masklets]).to(device)
-
-        return self.model.recall(
-            rows,
-            [(maps(t), row) for t, row in reading.memories],
-            [(pointer(t), float(distance)) for t, distance in reading.pointers],
-            max_pointer_distance=float(reading.unit),
-        )
+            position = sine_map(*features.shape[-2:], features.shape[1], device).to(dtype)
+            memories.append((Memory(features, position), slot))
+        pointers = []
+        for nth in range(len(batch[0][1].pointers)):
+            given = torch.cat([m.at(read.pointers[nth][0]).pointer for m, read in batch])
+            distances = [float(read.pointers[nth][1]) for _, read in batch]
+            pointers.append((given.to(device), distances))
+        unit = float(batch[0][1].unit)
+        return self.model.recall(rows, memories, pointers, max_pointer_distance=unit)
 
     def _memory(
         self, seen: ImageFeatures, low: Tensor, score: Tensor, *, from_prompt: bool

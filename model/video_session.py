@@ -8,7 +8,6 @@ on. Objects do not influence one another, in whatever order they are added.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,46 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from model.frames import Frames
 from model.image_prompts import Numbers, read_prompts
-from model.memory import without_overlap
 from model.sam2 import ABSENT_LOGIT, SAM2
 from model.types import Prompts
 from model.video_features import FeatureWindow
 from model.video_follow import Follower, squared_masks
 from model.video_masklet import Masklet, Prompt
+from model.video_masks import FrameMasks
 from model.video_save import save_session
 from model.video_settings import VideoSettings
 from model.video_store import AnswerStore
 from pipeline.errors import DataError
-
-
-@dataclass(frozen=True)
-class FrameMasks:
-    """Where the objects are on one frame. Unpacks as `frame, ids, logits`."""
-
-    frame: int
-    ids: list[int]
-    """Of the O objects, ascending."""
-    low: Tensor
-    """Mask logits at the network's resolution, float32 [O, 1, S/4, S/4]; -1024 everywhere on an
-    object that is absent or not known yet."""
-    size: tuple[int, int]
-    """Height and width of the video."""
-    exclusive: bool = False
-    """Each pixel belongs to one object at most."""
-
-    @property
-    def logits(self) -> Tensor:
-        """Mask logits at the size of the video, float32 [O, 1, H, W]; an object is where they are
-        positive. Computed when asked for."""
-        full = F.interpolate(self.low, size=self.size, mode="bilinear", align_corners=False)
-        return without_overlap(full) if self.exclusive and len(full) > 1 else full
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.frame, self.ids, self.logits))
 
 
 class VideoSession:
@@ -194,6 +166,11 @@ class VideoSession:
                 low[row] = answer.low[0]
         return FrameMasks(frame, self.ids, low, self.size, self.settings.exclusive)
 
+    def first_prompted(self) -> int:
+        """The earliest frame with a prompt of any object. Raises DataError where there is none."""
+        self._settle()
+        return min(self._conditioning())
+
     def propagate(
         self, start: int | None = None, frames: int | None = None, *, backwards: bool = False
     ) -> Iterator[FrameMasks]:
@@ -275,15 +252,7 @@ class VideoSession:
 
     def _range(self, start: int | None, frames: int | None, backwards: bool) -> tuple[int, int]:
         """First frame of a propagation, and the one after its last."""
-        if not self.masklets:
-            raise DataError("there is no object to follow: add points, a box or a mask first")
-        bare = [object_id for object_id in self.ids if not self.masklets[object_id].conditioning]
-        if bare:
-            raise DataError(
-                f"object {bare[0]} has no prompt left on any frame: "
-                "prompt it, or remove it with remove_object"
-            )
-        prompted = [t for masklet in self.masklets.values() for t in masklet.conditioning]
+        prompted = self._conditioning()
         if start is None:
             start = max(prompted) if backwards else min(prompted)
         self._check(start)
@@ -292,6 +261,18 @@ class VideoSession:
         most = start + 1 if backwards else len(self.frames) - start
         count = most if frames is None else min(frames, most)
         return start, start - count if backwards else start + count
+
+    def _conditioning(self) -> list[int]:
+        """The conditioning frames of all objects, each of which has one at least."""
+        if not self.masklets:
+            raise DataError("there is no object to follow: add points, a box or a mask first")
+        bare = [object_id for object_id in self.ids if not self.masklets[object_id].conditioning]
+        if bare:
+            raise DataError(
+                f"object {bare[0]} has no prompt left on any frame: "
+                "prompt it, or remove it with remove_object"
+            )
+        return [t for masklet in self.masklets.values() for t in masklet.conditioning]
 
     def _read(
         self,
