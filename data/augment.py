@@ -49,7 +49,8 @@ def change_clip(clip: Clip, change: ClipChange, side: int) -> Clip:
     height, width = clip.frames.shape[1:3]
     geometries = _that_keep_objects(clip, [step.geometry for step in change.frames], inner)
     frames = np.empty((len(clip.frames), inner, inner, 3), dtype=np.uint8)
-    masks = np.zeros((*clip.masks.shape[:2], inner, inner), dtype=bool)
+    # Objects first in memory, as in a batch.
+    masks = np.zeros((*clip.masks.shape[1::-1], inner, inner), dtype=bool).swapaxes(0, 1)
     for t, (geometry, step) in enumerate(zip(geometries, change.frames, strict=True)):
         matrix = geometry.matrix(width, height, inner)
         change_colours(render(clip.frames[t], matrix, inner, FILL), step, out=frames[t])

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from data.collate import collate
+from data.collate import PackedBatch, collate
 from data.quarantine import Broken, Quarantine
 from data.types import ClipBatch
 from pipeline.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ class _Made(NamedTuple):
     read on the way to it."""
 
     step: int
-    batch: ClipBatch | None
+    batch: ClipBatch | PackedBatch | None
     error: str
     broken: list[Broken]
 
@@ -49,7 +49,8 @@ class _Steps(TorchDataset):
                 clip, left_out = self.clips.make(step, slot)
                 made.append(clip)
                 broken += left_out
-            return _Made(step, collate(made, self.clips.kind(step), slots), "", broken)
+            batch = collate(made, self.clips.kind(step), slots)
+            return _Made(step, PackedBatch.of(batch) if get_worker_info() else batch, "", broken)
         except DataError as error:
             # As text: an exception from a worker arrives wrapped in a traceback.
             return _Made(step, None, str(error), broken)
@@ -99,7 +100,7 @@ def _batches(
         quarantine.note(made.step, made.broken)
         if made.batch is None:
             raise DataError(made.error)
-        yield made.batch
+        yield made.batch.unpack() if isinstance(made.batch, PackedBatch) else made.batch
 
 
 def _context() -> multiprocessing.context.BaseContext:

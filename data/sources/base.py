@@ -140,13 +140,17 @@ class Dataset(ABC):
         size = pictures[0].shape[:2]
         if any(picture.shape[:2] != size for picture in pictures):
             raise DataError(f"{self.name}/{self.names[index]}: its frames differ in size")
-        masks = np.empty((len(positions), len(objects), *size), dtype=bool)
-        for t, position in enumerate(positions):
-            masks[t] = self.masks(index, position, objects, size)
+        if len(positions) == 1:  # a picture with many masks: half the memory
+            pixels, masks = pictures[0][None], self.masks(index, positions[0], objects, size)[None]
+        else:
+            pixels = np.stack(pictures)
+            masks = np.empty((len(positions), len(objects), *size), dtype=bool)
+            for t, position in enumerate(positions):
+                masks[t] = self.masks(index, position, objects, size)
         return Clip(
             name=self.names[index],
             dataset=self.name,
-            frames=np.stack(pictures),
+            frames=pixels,
             masks=masks,
             object_ids=tuple(objects),
             frame_numbers=tuple(int(numbers[position]) for position in positions),
