@@ -101,30 +101,23 @@ def index_masklets(place: Place) -> Masklets:
         np.array(areas, np.int64).reshape(shape),
         _scores(facts.get("masklet_stability_score"), shape),
         int(size[0] * size[1]) if size else 0,
-        step_of(facts, shape[0], where),
+        step_of(facts, shape[0]),
     )
 
 
-def step_of(facts: dict[str, Any], annotated: int, where: str) -> int:
+def step_of(facts: dict[str, Any], annotated: int) -> int:
     """Video frames from one annotated frame to the next: `fps` says how many of 24 are annotated,
-    or it follows from the numbers of frames."""
+    or it follows from the numbers of frames. 0 where no step fits them."""
     try:
         if facts.get("fps"):
             return max(1, 24 // int(facts["fps"]))
         frames = int(facts.get("video_frame_count") or 0)
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{where}: fps or video_frame_count is not a number ({error}); give `annotated_every`"
-        ) from error
+    except (ValueError, TypeError, OverflowError):
+        return 0
     if frames <= 0 or annotated < 2 or (frames - 1) // USUAL_STEP + 1 == annotated:
         return USUAL_STEP
     step = (frames - 1) // (annotated - 1)
-    if step < 1 or (frames - 1) // step + 1 != annotated:
-        raise DataError(
-            f"{where}: no step fits {annotated} annotated of {frames} frames "
-            "(`masklet`, `video_frame_count`); give `annotated_every`"
-        )
-    return step
+    return step if step and (frames - 1) // step + 1 == annotated else 0
 
 
 def masklet_facts(areas: np.ndarray, pixels: int) -> dict[str, list[Any]]:

@@ -48,8 +48,13 @@ class SavVideos(Dataset):
 
     @override
     def frame_numbers(self, index: int) -> range:
-        masklets = self._sources(index)[0].masklets
-        step = self.spec.annotated_every or masklets.step
+        source = self._sources(index)[0]
+        masklets, step = source.masklets, self.spec.annotated_every or source.masklets.step
+        if not step:
+            raise DataError(
+                f"{source.place.path}: fps and video_frame_count fit no step between its "
+                f"{len(masklets.rows)} annotated frames (`masklet`); give `annotated_every`"
+            )
         return range(0, len(masklets.rows) * step, step)
 
     @override

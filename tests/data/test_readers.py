@@ -198,3 +198,121 @@ def test_a_reader_travels_to_other_processes(tmp_path):
     dataset.load(0)
     again = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(again.load(1, [2]).masks, dataset.load(1, [2]).masks)
+
+
+def test_exclusions(tmp_path):
+    root = like.sa1b(tmp_path, count=6)
+    (root / "bad.txt").write_text("sa_2\nsa_77\n")
+    kept = opened("sa1b", root, exclude=("sa_1", "sa_99"), exclude_list="bad.txt")
+    assert kept.names == ("sa_3", "sa_4", "sa_5", "sa_6")
+    (root / "sa_4.json").unlink()
+    assert len(opened("sa1b", root, exclude=("sa_4",))) == 5  # half a pair may be left out
+    with pytest.raises(DataError, match="of 5 found, the spec keeps none"):
+        opened("sa1b", root, exclude=tuple(f"sa_{n}" for n in range(1, 7)))
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_area_filters(tmp_path):
+    """Objects that are too small or large are not chosen; what is asked for is given all the same."""
+    sa1b = like.sa1b(tmp_path / "sa1b", count=1)  # 48 of 600 pixels each
+    assert opened("sa1b", sa1b, min_area=0.08).visible(0, 0) == (101, 102)
+    assert opened("sa1b", sa1b, min_area=0.081).visible(0, 0) == ()
+    coco = like.coco_set(tmp_path / "coco")  # 48, 48, 60 pixels
+    assert opened("coco", coco, min_area=0.09).visible(0, 0) == (9,)
+    assert opened("coco", coco, max_area=0.09).visible(0, 0) == (7, 8)
+    davis = like.davis(tmp_path / "davis")
+    small = opened("davis", davis, max_area=0.079)
+    assert small.visible(0, 3) == ()
+    assert small.masks(0, 3, [1], (like.H, like.W)).any()
+    assert opened("sav", like.sav(tmp_path / "sav"), min_area=0.09).visible(0, 3) == ()
+    assert opened("sav_val", like.sav_val(tmp_path / "val"), min_area=0.09).visible(0, 1) == ()
+    with pytest.raises(ConfigError, match=r"min_area is 0\.5, max_area 0\.5"):
+        DatasetSpec(format="sa1b", root=".", min_area=0.5, max_area=0.5)
+
+
+def test_quality_filters_of_sa1b(tmp_path):
+    root = like.sa1b(tmp_path, count=1)
+    edit_json(root / "sa_1.json", lambda c: c["annotations"][1].update(predicted_iou=0.7))
+    assert opened("sa1b", root, min_predicted_iou=0.88).visible(0, 0) == (101,)
+    assert opened("sa1b", root, min_stability_score=0.96).visible(0, 0) == ()
+    edit_json(root / "sa_1.json", lambda c: c["annotations"][1].pop("predicted_iou"))
+    with pytest.raises(DataError, match=r"sa_1\.json, annotation 102: predicted_iou is None"):
+        opened("sa1b", root, min_predicted_iou=0.88).visible(0, 0)
+    with pytest.raises(ConfigError, match="davis has no such score; only sa1b has"):
+        DatasetSpec(format="davis", root=".", min_predicted_iou=0.5)
+
+
+def test_stability_of_masklets(tmp_path):
+    root = like.sav(tmp_path)
+    scores = [[0.5 + t / 10] for t in range(6)]
+    for number in (1, 2):
+        path = root / f"sav_000/sav_00000{number}_auto.json"
+        edit_json(path, lambda c: c.update(masklet_stability_score=scores))
+    both = opened("sav", root, annotations="both", min_stability_score=0.75)
+    assert [3 in both.visible(0, t) for t in range(6)] == [False] * 3 + [True] * 3
+    assert both.visible(0, 2) == (0, 1, 2)  # manual masklets have no score and are kept
+    edit_json(path, lambda c: c.pop("masklet_stability_score"))
+    with pytest.raises(DataError, match=r"sav_000002_auto\.json: no masklet_stability_score"):
+        opened("sav", root, annotations="both", min_stability_score=0.75).visible(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "step"),
+    [
+        ({}, 4),
+        ({"video_frame_count": 11.0}, 2),
+        ({"video_frame_count": 6.0}, 1),
+        ({"fps": 12}, 2),
+        ({"video_frame_count": None}, 4),
+    ],
+)
+def test_the_step_between_annotations_is_that_of_the_data(tmp_path, facts, step):
+    root = like.sav(tmp_path, videos=1)
+    edit_json(root / "sav_000/sav_000001_manual.json", lambda c: c.update(facts))
+    assert opened("sav", root).frame_numbers(0) == range(0, 6 * step, step)
+    assert opened("sav", root, annotated_every=3).frame_numbers(0) == range(0, 18, 3)
+
+
+def test_a_step_that_does_not_fit(tmp_path):
+    root = like.sav(tmp_path, videos=1)
+    edit_json(root / "sav_000/sav_000001_manual.json", lambda c: c.update(video_frame_count=4.0))
+    with pytest.raises(DataError, match=r"fit no step between its 6 annotated frames"):
+        opened("sav", root).load(0)
+    assert opened("sav", root, annotated_every=4).frame_count(0) == 6
+
+
+def test_late_objects_of_youtube_vos(tmp_path):
+    """meta.json says which numbers are objects, and from which frame on."""
+    root = like.davis(tmp_path, "", every=5)
+    objects = {"1": {"category": "bear", "frames": ["00000", "00005"]}}
+    like.save_json(root / "meta.json", {"videos": {"bear": {"objects": objects}}})
+    assert opened("davis", root).load(0).object_ids == (1,)  # 3 is painted, but no object
+    objects["3"] = {"category": "cub", "frames": ["00005"]}
+    like.save_json(root / "meta.json", {"videos": {"bear": {"objects": objects}}})
+    dataset = opened("davis", root)
+    assert (dataset.visible(0, 0), dataset.visible(0, 1)) == ((1,), (1, 3))
+    objects["1"]["frames"] = ["00005"]
+    like.save_json(root / "meta.json", {"videos": {"bear": {"objects": objects}}})
+    assert opened("davis", root).visible(0, 0) == ()
+    (root / "meta.json").write_text("[]")
+    with pytest.raises(DataError, match=r"meta\.json is not a list of videos"):
+        opened("davis", root)
+
+
+def test_coco_names_outside_ascii_and_in_folders(tmp_path):
+    root = like.coco_set(tmp_path)
+    source = root / "annotations/instances_val2017.json"
+    (root / "val2017/köln").mkdir()
+    (root / "val2017/000000000009.jpg").rename(root / "val2017/köln/bär.jpg")
+    content = json.loads(source.read_text())
+    content["images"][0]["file_name"] = "köln/bär.jpg"
+    for escaped in (True, False):
+        source.write_text(json.dumps(content, ensure_ascii=escaped), encoding="utf-8")
+        dataset = opened("coco", root)
+        assert dataset.names == ("bär",)
+        assert dataset.load(0).masks.shape[:2] == (1, 3)

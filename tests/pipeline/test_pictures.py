@@ -40,7 +40,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str):
     shades = np.zeros((16, 16, 3), np.uint8)
     shades[4:12, 4:12] = 255
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.fromarray(shades).convert(mode).save(path)
+    Image.fromarray(shades).convert(mode).save(path, **({"quality": 100} if mode == "CMYK" else {}))
     read = read_rgb(path)
     assert (read.shape, read.dtype) == ((16, 16, 3), np.uint8)
     assert np.abs(read.astype(int) - shades).max() <= 8
