@@ -15,6 +15,9 @@ from pycocotools import mask as coco
 
 from pipeline.errors import DataError
 
+MOST_PIXELS = 1 << 28
+"""Of a mask: a few bytes can claim any number, and decoding would take the memory for it."""
+
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
     """One bool [H, W] mask as `{"size": [H, W], "counts": str}`, ready for json."""
@@ -68,12 +71,19 @@ def decode_polygons(
     polygons: Sequence[Sequence[float]], size: tuple[int, int], where: str = "polygons"
 ) -> np.ndarray:
     """COCO polygons (each x0, y0, x1, y1, ... in pixels) as one bool mask of `size` (H, W)."""
-    bad = [p for p in polygons if len(p) < 6 or len(p) % 2]
+    bad = [p for p in polygons if not isinstance(p, Sequence) or len(p) < 6 or len(p) % 2]
     if bad or not polygons:
         raise DataError(
             f"{where}: found {len(bad) or 'no'} polygon(s) that are not at least three x, y pairs"
         )
     height, width = size
+    for polygon in polygons:
+        far = [x for x in polygon if not (isinstance(x, int | float) and abs(x) <= 2 * max(size))]
+        if far:  # the C code takes memory for every pixel along an edge
+            raise DataError(
+                f"{where}: a polygon has the coordinate {far[0]!r}; "
+                f"expected numbers within the picture of {width}x{height} (width x height)"
+            )
     parts = coco.frPyObjects([list(map(float, p)) for p in polygons], height, width)
     return decode(coco.merge(parts), size, where)
 
@@ -138,8 +148,11 @@ def _checked(
             f"{where}: the mask is {height}x{width} (height x width), "
             f"the picture {size[0]}x{size[1]}; they belong to different files"
         )
-    if height < 1 or width < 1:
-        raise DataError(f"{where}: the mask has size {height}x{width}")
+    if height < 1 or width < 1 or height * width > MOST_PIXELS:
+        raise DataError(
+            f"{where}: the mask has size {height}x{width} (height x width); "
+            f"expected at least 1x1, and at most {MOST_PIXELS} pixels"
+        )
     try:
         runs = (
             run_lengths(counts) if isinstance(counts, str | bytes) else np.asarray(counts, np.int64)
