@@ -13,7 +13,7 @@ from model.image_pixels import Picture, rgb_pixels, squeeze
 from model.image_prompts import Numbers, read_prompts
 from model.mask_cleanup import clean
 from model.sam2 import SAM2
-from model.types import ImageFeatures
+from model.types import ImageFeatures, Prompts
 from pipeline.errors import DataError
 
 LOGIT_LIMIT = 32.0
@@ -120,28 +120,12 @@ class ImagePredictor:
         return len(self._seen)
 
     @torch.inference_mode()
-    def low_logits(
-        self,
-        points: Numbers | None = None,
-        labels: Numbers | None = None,
-        boxes: Numbers | None = None,
-        mask_input: Numbers | None = None,
-        *,
-        multimask: bool = True,
-        image: int = 0,
+    def decode(
+        self, prompts: Prompts, *, multimask: bool = True, image: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Answer prompts for N objects at the network's resolution: mask logits [N, M, S/4, S/4],
-        unclamped, and IoU estimates [N, M]. The prompts are those of `logits`."""
-        size, features, embedding = self.seen(image)
-        prompts = read_prompts(
-            points,
-            labels,
-            boxes,
-            mask_input,
-            picture=size,
-            side=self.model.config.image_size,
-            device=self.model.device,
-        )
+        """Answer prompts in pixels of the model's input at the network's resolution: mask logits
+        [N, M, S/4, S/4], unclamped, and IoU estimates [N, M]."""
+        _, features, embedding = self.seen(image)
         rows = torch.zeros(len(prompts.points), dtype=torch.long, device=self.model.device)
         answer = self.model.decode(
             embedding.expand(len(rows), -1, -1, -1),
@@ -154,7 +138,7 @@ class ImagePredictor:
 
     @torch.inference_mode()
     def enlarge(self, low: Tensor, image: int = 0) -> Tensor:
-        """Logits [N, M, S/4, S/4] of `low_logits`, cleaned up, at the picture's size
+        """Logits [N, M, S/4, S/4] of `decode`, cleaned up, at the picture's size
         [N, M, H, W]."""
         cleaned = clean(
             low,
@@ -185,9 +169,16 @@ class ImagePredictor:
         multimask: three candidates instead of one. image: which of the pictures that were set.
         Raises DataError for prompts that make no sense; see `image_prompts.read_prompts`.
         """
-        low, ious = self.low_logits(
-            points, labels, boxes, mask_input, multimask=multimask, image=image
+        prompts = read_prompts(
+            points,
+            labels,
+            boxes,
+            mask_input,
+            picture=self.seen(image).size,
+            side=self.model.config.image_size,
+            device=self.model.device,
         )
+        low, ious = self.decode(prompts, multimask=multimask, image=image)
         return self.enlarge(low, image), ious, low.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def predict(

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from model.image_pixels import Picture, rgb_pixels
 from model.image_predictor import LOGIT_LIMIT, ImagePredictor
+from model.image_prompts import read_prompts
 from model.mask_cleanup import drop_small_regions
 from model.mask_decoder import stability as mask_stability
 from model.mask_generator_geometry import Box, crops, is_cut_off, mask_boxes, point_grid, suppress
 from model.sam2 import SAM2
+from model.types import Prompts
 from pipeline import rle
 from pipeline.errors import ConfigError
 
@@ -205,26 +207,13 @@ class MaskGenerator:
 
     def _ask(self, predictor: ImagePredictor, points: Tensor) -> Answers:
         """The answers to points [P, 2] that the network itself believes to be good."""
-        labels = torch.ones(len(points), 1)
-        low, ious = predictor.low_logits(points[:, None], labels, multimask=self.multimask)
+        low, ious = predictor.decode(_clicks(predictor, points), multimask=self.multimask)
         each_point = points.repeat_interleave(low.shape[1], 0)
         answers = Answers(low.flatten(0, 1)[:, None], ious.flatten(), each_point)
         if self.use_m2m:
-            parts = answers.parts(self.points_per_batch)
-            again = [self._ask_again(predictor, part) for part in parts]
+            again = [_ask_again(predictor, part) for part in answers.parts(self.points_per_batch)]
             answers = Answers(*map(torch.cat, zip(*again, strict=True)))
         return answers.where(answers.ious > self.predicted_iou) if self.predicted_iou else answers
-
-    @staticmethod
-    def _ask_again(predictor: ImagePredictor, answers: Answers) -> Answers:
-        """The answers to the same points, each with its first answer as a mask prompt."""
-        low, ious = predictor.low_logits(
-            answers.points[:, None],
-            torch.ones(len(answers.points), 1),
-            mask_input=answers.low.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
-            multimask=False,
-        )
-        return Answers(low, ious[:, 0], answers.points)
 
     def _masks(
         self,
@@ -269,6 +258,28 @@ class MaskGenerator:
                 each = replace(each, rle=runs, box=box, area=rle.area(runs))
             mended.append(each)
         return _distinct(mended, unchanged, max(self.box_nms, self.crop_nms))
+
+
+def _ask_again(predictor: ImagePredictor, answers: Answers) -> Answers:
+    """The answers to the same points, each with its first answer as a mask prompt."""
+    first = answers.low.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+    prompts = _clicks(predictor, answers.points)._replace(mask_logits=first)
+    low, ious = predictor.decode(prompts, multimask=False)
+    return Answers(low, ious[:, 0], answers.points)
+
+
+def _clicks(predictor: ImagePredictor, points: Tensor) -> Prompts:
+    """Points [P, 2] in pixels of the crop as P objects with one click each."""
+    model = predictor.model
+    return read_prompts(
+        points[:, None],
+        torch.ones(len(points), 1),
+        None,
+        None,
+        picture=predictor.seen().size,
+        side=model.config.image_size,
+        device=model.device,
+    )
 
 
 def _distinct(found: list[GeneratedMask], scores: list[float], limit: float) -> list[GeneratedMask]:
