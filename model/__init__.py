@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from model.mask_generator import MaskGenerator
     from model.sam2 import SAM2, build_sam2
     from model.video_predictor import VideoPredictor
-    from model.weights import load_checkpoint, save_checkpoint
+    from model.weights import load_checkpoint, load_component, save_checkpoint
 
 _HOMES = {
     "ImagePredictor": "model.image_predictor",
@@ -25,6 +25,7 @@ _HOMES = {
     "VideoPredictor": "model.video_predictor",
     "build_sam2": "model.sam2",
     "load_checkpoint": "model.weights",
+    "load_component": "model.weights",
     "preset": "model.config",
     "save_checkpoint": "model.weights",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "VideoPredictor",
     "build_sam2",
     "load_checkpoint",
+    "load_component",
     "preset",
     "save_checkpoint",
 ]

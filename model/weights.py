@@ -124,7 +124,7 @@ def save_checkpoint(
     network = next((part for part in model.modules() if isinstance(part, SAM2)), None)
     if network is None:
         raise TypeError(f"save_checkpoint: expected a SAM2, found a {type(model).__name__}")
-    weights = {name: _plain_copy(value) for name, value in expected_weights(network).items()}
+    weights = {name: _plain(value) for name, value in expected_weights(network).items()}
     require_finite(weights, "the network to save")
     about = _about(network.config)
     form = format_of(target, form)
@@ -185,12 +185,14 @@ def _about(config: SAM2Config) -> About:
 
 
 def _own_copy(value: Tensor) -> Tensor:
-    """A contiguous float32 copy, which no longer depends on the mapped file."""
-    return value.to(torch.float32, copy=True).contiguous()
+    """A plain float32 copy on the CPU, which no longer depends on a mapped file."""
+    return torch.empty(value.shape, dtype=torch.float32).copy_(value.detach())
 
 
-def _plain_copy(value: Tensor) -> Tensor:
-    """Contiguous float32 on the CPU; copied only where it shares memory with something larger,
-    which would be saved with it."""
-    value = value.detach().to("cpu", torch.float32).contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+def _plain(value: Tensor) -> Tensor:
+    """The value as a plain float32 tensor on the CPU: itself, or a copy where its strides are odd
+    or it shares memory with something larger, which would be saved with it."""
+    value = value.detach().to("cpu", torch.float32)
+    shared = value.untyped_storage().nbytes() != value.nbytes
+    odd = value.stride() != torch.empty(value.shape, device="meta").stride()
+    return _own_copy(value) if shared or odd else value

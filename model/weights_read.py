@@ -216,14 +216,24 @@ def _plain(weights: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
 
 def require_finite(weights: Mapping[str, Tensor], name: str) -> None:
     """Raise CheckpointError naming the first of the weights that are NaN or infinite."""
-    broken = [key for key, value in weights.items() if not value.float().isfinite().all()]
+    broken = [key for key, value in weights.items() if not _is_finite(value)]
     if broken:
-        others = f", as do {len(broken) - 1} more" if len(broken) > 1 else ""
-        bad = int((~weights[broken[0]].float().isfinite()).sum())
+        first = weights[broken[0]]
+        bad = int((~first.float().isfinite()).sum())
+        others = f", the first of {len(broken)} such tensors" if len(broken) > 1 else ""
         raise CheckpointError(
-            f"{name}: {broken[0]} holds {bad} of {weights[broken[0]].numel()} numbers that are NaN "
-            f"or infinite{others}; the training had diverged, take an earlier checkpoint"
+            f"{name}: {broken[0]} holds {bad} of {first.numel()} numbers that are NaN or infinite"
+            f"{others}; the training had diverged, take an earlier checkpoint"
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all numbers are within float32; in one pass over what may be mapped."""
+    if not value.numel():
+        return True
+    low, high = value.aminmax()  # NaN, if there is one
+    most = torch.finfo(torch.float32).max
+    return -most <= low.item() and high.item() <= most
 
 
 def _is_dense_float(value: object) -> bool:

@@ -64,7 +64,7 @@ class Index(NamedTuple):
         try:
             values = json.loads(content)
             weight_map, digests = values["weight_map"], values["sha256"]
-            about = About.parse(values["metadata"], name)
+            about = About.parse(dict(values["metadata"]), name)
             sound = all(
                 isinstance(item, str)
                 for table in (weight_map, digests)
