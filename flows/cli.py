@@ -55,6 +55,14 @@ the others are done, and OUT/extraction.json says which.""",
 
 Exit code 0: healthy; 1: errors, each on a line (with --strict notes count too); 2: could not run.
 Formats: sa1b, sav, sav_val, davis, coco, folder.""",
+    "convert": """examples:
+  sam2-pipeline convert coco /data/coco --split val2017 --to sa1b --out /data/val_sa1b
+  sam2-pipeline convert yolo dataset/data.yaml --split train --to folder --flatten --out train
+  sam2-pipeline convert labelme frames --videos --to davis --out mine
+  sam2-pipeline convert masks /data/mine --to sav --out /data/mine_sav
+
+Pictures: folder (palette) or sa1b (masks may overlap). Videos: davis (palette) or sav (may overlap).
+The new folder appears when all of it is written; every malformed item has its line.""",
     "evaluate": """examples:
   sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
     "predict": PREDICT_EXAMPLES,
@@ -202,6 +210,27 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     doctor.add_argument("--workers", type=int, help="processes; by default one for every core")
     doctor.add_argument("--html", action="store_true", help="also one page that holds everything")
     doctor.add_argument("--strict", action="store_true", help="notes, too, give exit code 1")
+
+    convert = command("convert", "turn labels of other tools into a layout that training reads")
+    convert.add_argument(
+        "format",
+        choices=("coco", "yolo", "labelme", "masks"),
+        metavar="FROM",
+        help="coco, yolo (segmentation), labelme or masks (folders of binary masks)",
+    )
+    convert.add_argument("source", type=Path, help="the folder, or its json or yaml")
+    convert.add_argument("--to", choices=("davis", "folder", "sav", "sa1b"), required=True)
+    convert.add_argument("--out", type=Path, required=True, help="the folder to make")
+    convert.add_argument("--split", help="coco: part of the json's name; yolo: train, val or test")
+    convert.add_argument("--videos", action="store_true", help="labelme: every folder is a video")
+    convert.add_argument(
+        "--flatten",
+        action="store_true",
+        help="in a palette, the smaller object is on top where masks overlap",
+    )
+    convert.add_argument("--skip-broken", action="store_true", help="leave malformed items out")
+    convert.add_argument("--again", action="store_true", help="replace the folder if it is there")
+    convert.add_argument("--workers", type=int, help="processes; by default one for every core")
 
     evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
     evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")

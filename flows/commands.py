@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight
+from flows.convert import convert
 from flows.doctor import doctor
 from flows.export import export
 from flows.extract import extract_frames
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from flows.services import Status
 
 __all__ = [
-    "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict", "recipes", "run",
-    "stage", "status", "synth", "up",
+    "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict",
+    "recipes", "run", "stage", "status", "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")

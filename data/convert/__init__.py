@@ -1,0 +1,1 @@
+"""Labels of other tools into layouts that training reads."""
