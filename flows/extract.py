@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.settings import LaunchConfig
     from stages.extract_frames import Shard
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
 REPORT = "extraction.json"
 JOBS = ".jobs"
 """Below the output folder: logs and progress of the jobs."""
@@ -166,6 +165,8 @@ def _launch_config(arguments: argparse.Namespace) -> LaunchConfig | None:
 
 
 def _videos_below(folder: Path) -> Sequence[Path]:
+    from pipeline.video import VIDEO_SUFFIXES
+
     videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
         raise DataError(f"--videos {folder} holds no {', '.join(VIDEO_SUFFIXES)} file")

@@ -111,6 +111,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
     """The data set in a folder, told by its layout."""
+    from data.layout import video_layout
     from data.spec import DatasetSpec
 
     if root is None:
@@ -119,7 +120,7 @@ def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
     if not folder.is_dir():
         raise DataError(f"--{option} {root}: there is no such folder")
     if option == "videos":
-        kind = "sav_val" if (folder / "JPEGImages_24fps").is_dir() else "davis"
+        kind = video_layout(folder) or "davis"
     else:
         kind = "coco" if (folder / "annotations").is_dir() else "sa1b"
     return asdict(DatasetSpec(format=kind, root=str(folder)))  # type: ignore[arg-type]

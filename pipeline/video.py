@@ -22,6 +22,7 @@ from av.sidedata.sidedata import Type as SideData
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
 UNTIMED = ("avi", "h264", "hevc", "m4v")
 """Containers that hold no presentation times (AVI has room for none where frames are reordered)."""
 

@@ -39,7 +39,7 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, *, fps: float = 
     with atomic_file(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "23", "preset": "medium", "tune": "animation"}
+        stream.options = {"crf": "23", "preset": "veryfast", "tune": "animation"}
         for frame in chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

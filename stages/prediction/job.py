@@ -63,7 +63,16 @@ def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> int:
 def item_key(spec: PredictSpec, item: Item) -> str:
     """Identity of an item's result: of the weights, the settings and the item itself."""
     matters = replace(
-        spec, source="", out="", checkpoint="", device=None, workers=1, again=False, shard=(1, 1)
+        spec,
+        source="",
+        out="",
+        checkpoint="",
+        device=None,
+        split=None,
+        names=(),
+        shard=(1, 1),
+        workers=1,
+        again=False,
     )
     files = sorted({p.mask for p in spec.prompts if isinstance(p.mask, str)})
     masks = [sha256(file) for file in files if os.path.isfile(file)]

@@ -87,7 +87,7 @@ def _tints(count: int) -> np.ndarray:
 def _tinted(picture: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     around = cv2.convertScaleAbs(picture, alpha=AROUND)
     inside = cv2.convertScaleAbs(picture, alpha=1 - FILL)
-    inside = cv2.add(inside, _tints(count)[rows])
+    inside = cv2.add(inside, np.take(_tints(count), rows, axis=0))
     cv2.copyTo(inside, (rows > 0).view(np.uint8), around)
     return around
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data.layout import video_layout
 from data.names import natural
 from data.sources import Dataset, open_dataset
 from data.spec import DatasetSpec, Format
 from pipeline.errors import ConfigError, DataError
 from pipeline.pictures import PICTURE_SUFFIXES
-from pipeline.video import frame_total, open_video
+from pipeline.video import VIDEO_SUFFIXES, frame_total, open_video
 from stages.prediction.spec import Layout, PredictSpec
 
 PICTURES = (*PICTURE_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 FRAME_RATE = 24.0
 """Frames a second where nothing else is said, as DAVIS and SA-V have."""
 EXPECTED = (
@@ -75,7 +75,8 @@ class AnnotatedFilm:
 
     def trace(self) -> str:
         """Changes when frames get or lose their annotation."""
-        return f"{self.dataset.spec} {list(self.dataset.frame_numbers(self.index))}"
+        settings = replace(self.dataset.spec, split=None, names=())
+        return f"{settings} {list(self.dataset.frame_numbers(self.index))}"
 
     def frame_total(self) -> None:
         """Data sets tell only which frames are annotated."""
@@ -116,7 +117,7 @@ def find_items(spec: PredictSpec) -> Source:
     path = Path(spec.source)
     if not path.exists():
         raise DataError(f"{path} does not exist; {EXPECTED}")
-    known = layout_of(path) if path.is_dir() else None
+    known = video_layout(path) if path.is_dir() else None
     if known is not None:
         source = _dataset(spec, known)
     elif spec.split or spec.names or spec.late_objects is not None:
@@ -130,16 +131,6 @@ def find_items(spec: PredictSpec) -> Source:
         source = _file(spec, path)
     part, parts = spec.shard
     return Source(source.items[part - 1 :: parts], source.format)
-
-
-def layout_of(folder: Path) -> Format | None:
-    """The format of a data set of videos, told by its folders; None for any other folder."""
-    if (folder / "JPEGImages_24fps").is_dir():
-        return "sav_val"
-    if (folder / "JPEGImages").is_dir():
-        return "davis"
-    masklets = ("*_manual.json", "*_auto.json", "*/*_manual.json", "*/*_auto.json")
-    return "sav" if any(next(folder.glob(each), None) for each in masklets) else None
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -188,7 +179,7 @@ def _folder(spec: PredictSpec, folder: Path) -> Source:
 
 
 def _file(spec: PredictSpec, path: Path) -> Source:
-    if path.suffix.lower() not in VIDEOS:
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
         if spec.backwards:
             raise ConfigError(f"--backwards is about videos; {path} is a picture")
         return Source((Picture(path.stem, path),))
@@ -207,5 +198,5 @@ def _names(pictures: Sequence[Path]) -> list[str]:
 
 
 def _trace(paths: Iterable[Path]) -> str:
-    lines = sorted(f"{p.name} {(s := p.stat()).st_size} {s.st_mtime_ns}" for p in paths)
+    lines = sorted(f"{p.resolve()} {(s := p.stat()).st_size} {s.st_mtime_ns}" for p in paths)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

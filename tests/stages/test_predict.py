@@ -331,6 +331,11 @@ def test_what_is_finished_is_not_made_again(call, davis, tmp_path):
     assert call(davis, score_threshold=0.5).finished == 1, "its files are gone"
 
 
+def test_a_longer_list_goes_on_with_what_is_there(call, davis):
+    assert call(davis, names=("early",)).finished == 1
+    assert (call(davis).finished, call(davis).skipped) == (1, 2)
+
+
 def test_another_form_takes_the_place_of_the_first(call, picture, tmp_path):
     call(picture, prompts=POINT)
     call(picture, prompts=POINT, layouts=("rle",), overlay=False)
