@@ -5,7 +5,6 @@ Letters: N objects, T tokens, L cells of the map, C hidden width.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,17 +38,17 @@ class Attention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None = None, rotated_keys: int = 0
     ) -> Tensor:
-        """q [N, T, width], k and v [N, L, key_width] to [N, T, width].
+        """q [N, T, width], k and v [N, L, key_width] to [N, T, width]; one row on either side serves
+        all rows of the other.
 
         table: rotary positions of the queries' map; also turns the first `rotated_keys` keys, which
         are one or more such maps in a row.
         """
         q, k, v = (self._heads(t) for t in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         if table is not None:
-            q = rotate(q, table)
-            turned = rotate(k[:, :, :rotated_keys], table)
-            rest = k[:, :, rotated_keys:]
-            k = torch.cat([turned, rest], dim=2) if rest.shape[2] else turned
+            q, k = rotate(q, table, q.shape[2]), rotate(k, table, rotated_keys)
+        rows = len(k) if len(q) == 1 else len(q)
+        q, k, v = (t.expand(rows, -1, -1, -1) for t in (q, k, v))
         drop = self.dropout if self.training else 0.0
         answer = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
         return self.out_proj(answer.transpose(1, 2).flatten(2))

@@ -99,16 +99,20 @@ class WindowAttention(nn.Module):
         """[B, H, W, width_in] to [B, H, W, width], or half of H and W."""
         height, width = x.shape[1:3]
         rows, columns = (self.window, self.window) if self.window else (height, width)
-        q, k, v = self._padded_qkv(x, -height % rows, -width % columns).chunk(3, dim=-1)
-        k, v = (_split(t, self.heads, rows, columns) for t in (k, v))
+        below, right = -height % rows, -width % columns
+        if below or right:
+            qkv = _windows(self._padded_qkv(x, below, right), rows, columns)
+        else:
+            qkv = self.qkv(_windows(x, rows, columns))
+        q, k, v = qkv.chunk(3, dim=-1)
         if self.halve:
             q = _halve(q)
             height, width, rows, columns = height // 2, width // 2, rows // 2, columns // 2
-        padded_height, padded_width = q.shape[1:3]
-        q = _split(q, self.heads, rows, columns)
-        answer = F.scaled_dot_product_attention(q, k, v)
-        joined = _join(answer, padded_height, padded_width, rows, columns)
-        return self.proj(joined[:, :height, :width])
+        q, k, v = (
+            t.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v)
+        )
+        answer = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(_whole(answer.unflatten(1, (rows, columns)), height, width))
 
     def _padded_qkv(self, x: Tensor, below: int, right: int) -> Tensor:
         """Queries, keys and values of a map grown to whole windows.
@@ -119,7 +123,7 @@ class WindowAttention(nn.Module):
         if not below and not right:
             return self.qkv(x)
         bare = F.linear(x, self.qkv.weight)
-        return F.pad(bare, (0, 0, 0, right, 0, below)) + self.qkv.bias.to(bare.dtype)
+        return F.pad(bare, (0, 0, 0, right, 0, below)).add_(self.qkv.bias.to(bare.dtype))
 
 
 def _blocks(config: TrunkConfig) -> list[Block]:
@@ -146,15 +150,16 @@ def _halve(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), kernel_size=2).permute(0, 2, 3, 1)
 
 
-def _split(x: Tensor, heads: int, rows: int, columns: int) -> Tensor:
-    """Windows and heads apart: [B, H, W, C] to [B * windows, heads, rows * columns, C / heads]."""
+def _windows(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Cut a map into windows: [B, H, W, C] to [B * windows, rows, columns, C]."""
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // rows, rows, width // columns, columns, heads, channels // heads)
-    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, rows * columns, channels // heads)
+    x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    return x.transpose(2, 3).reshape(-1, rows, columns, channels)
 
 
-def _join(x: Tensor, height: int, width: int, rows: int, columns: int) -> Tensor:
-    """The reverse of `_split`, to [B, height, width, C]."""
-    _, heads, _, head_width = x.shape
-    x = x.reshape(-1, height // rows, width // columns, heads, rows, columns, head_width)
-    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, heads * head_width)
+def _whole(x: Tensor, height: int, width: int) -> Tensor:
+    """The reverse of `_windows`, without what lies beyond [B, height, width, C]."""
+    _, rows, columns, channels = x.shape
+    down, across = -(-height // rows), -(-width // columns)
+    x = x.reshape(-1, down, across, rows, columns, channels).transpose(2, 3)
+    return x.reshape(-1, down * rows, across * columns, channels)[:, :height, :width]

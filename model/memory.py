@@ -35,7 +35,7 @@ class MemoryEncoder(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """One memory per object: [N, Cm, h, w].
 
-        features [N, C, h, w], never conditioned on memory; mask [N, 1, S, S], about -10..10.
+        features [N or 1, C, h, w], never conditioned on memory; mask [N, 1, S, S], about -10..10.
         """
         fused = self.pix_feat_proj(features) + self.mask_downsampler(mask)
         return self.out_proj(self.fuser(fused))
@@ -105,7 +105,7 @@ class MemoryAttention(nn.Module):
     def forward(
         self, image: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, maps: int
     ) -> Tensor:
-        """Condition image [N, C, h, w] on memory; the same shape comes back.
+        """Condition image [N or 1, C, h, w] on memory: [N, C, h, w].
 
         position: broadcast against image. memory [N, K, Cm] and memory_position [1 or N, K, Cm]:
         first `maps` memory maps of h * w tokens each, then pointer tokens, which have no place in
@@ -115,6 +115,8 @@ class MemoryAttention(nn.Module):
         table = rotations(height, width, image.shape[1], image.device)
         # The published models weigh the position by 0.1 where the image enters.
         x = (image + 0.1 * position).flatten(2).transpose(1, 2)
+        if self.training:  # dropout is drawn for each object
+            x = x.expand(len(memory), -1, -1)
         keys = memory + memory_position
         for layer in self.layers:
             x = layer(x, keys, memory, table, maps * height * width)
@@ -141,7 +143,7 @@ class MemoryAttentionLayer(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, table: Tensor, rotated_keys: int
     ) -> Tensor:
-        """x [N, L, C]; keys, values [N, K, Cm], of which the first `rotated_keys` lie on maps."""
+        """x [N or 1, L, C]; keys, values [N, K, Cm], of which the first `rotated_keys` lie on maps."""
         drop = self.dropout
         normed = self.norm1(x)
         x = x + drop(self.self_attn(normed, normed, normed, table, normed.shape[1]))

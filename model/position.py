@@ -66,19 +66,21 @@ def rotations(height: int, width: int, channels: int, device: torch.device) -> T
         return _constant(torch.stack([angle.cos(), angle.sin()], dim=2), device)
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of x [..., L, D] by a table [L', D/2, 2], repeated when L = k L'.
+def rotate(x: Tensor, table: Tensor, count: int) -> Tensor:
+    """Turn adjacent channel pairs of the first `count` rows of x [..., L, D] by a table
+    [L', D/2, 2], repeated where count = k L'; the other rows stay as they are.
 
     Complex arithmetic is several times faster when eager, but the compiler has no code for it.
     """
-    repeats = x.shape[-2] // len(table)
-    pairs = x.float().unflatten(-1, (-1, 2)).unflatten(-3, (repeats, -1))
+    placed, rest = x[..., :count, :], x[..., count:, :]
+    pairs = placed.float().unflatten(-1, (-1, 2)).unflatten(-3, (-1, len(table)))
     if torch.compiler.is_compiling():
         turned = _rotate_real(pairs, table)
     else:
         numbers = torch.view_as_complex(pairs.contiguous()) * torch.view_as_complex(table)
         turned = torch.view_as_real(numbers)
-    return turned.reshape(x.shape).to(x.dtype)
+    turned = turned.reshape(placed.shape).to(x.dtype)
+    return torch.cat([turned, rest], dim=-2) if rest.shape[-2] else turned
 
 
 def _rotate_real(pairs: Tensor, table: Tensor) -> Tensor:

@@ -28,18 +28,14 @@ class ImageFeatures(NamedTuple):
     reads; computed once for all objects, frames and clicks."""
 
     def rows(self, index: Tensor) -> ImageFeatures:
-        """The features of the images `index` (int64 [N]), one row per object.
+        """What N objects see: the features of the images `index` (int64 [N]), one row per object.
 
-        Objects of a single image share its memory: nothing is copied.
+        Objects of a single image share its one row: every verb broadcasts it, and what does not
+        depend on the object is computed once.
         """
         if len(self.s16) == 1:
-            shape = len(index), -1, -1, -1
-            return self._replace(
-                s4=self.s4.expand(shape), s8=self.s8.expand(shape), s16=self.s16.expand(shape)
-            )
-        return ImageFeatures(
-            self.s4[index], self.s8[index], self.s16[index], self.position, self.grid
-        )
+            return self
+        return self._replace(s4=self.s4[index], s8=self.s8[index], s16=self.s16[index])
 
 
 class Prompts(NamedTuple):

@@ -207,8 +207,8 @@ class TestMemory:
             normal("A/micro/rope_q", 1, 1, 64, 256),
             normal("A/micro/rope_k", 1, 1, 128, 256),
         )
-        golden.check("rope_q_out", rotate(queries, table), 1e-6)
-        golden.check("rope_k_out", rotate(keys, table), 1e-6)
+        golden.check("rope_q_out", rotate(queries, table, 64), 1e-6)
+        golden.check("rope_k_out", rotate(keys, table, 128), 1e-6)
         times = [distance / 15 for distance in (0, 1, 5, 15, -3)]
         golden.check("sine_1d", sine_times(times, 256, CPU), 1e-6)
         encoded = micro_golden.obj_ptr_tpos_proj(sine_times(times, 256, CPU))
@@ -223,6 +223,6 @@ def _map(tokens: torch.Tensor) -> torch.Tensor:
 def test_real_rotation_equals_complex(monkeypatch: pytest.MonkeyPatch):
     x = torch.randn(2, 1, 128, 64)
     table = rotations(8, 8, 64, CPU)
-    complex_result = rotate(x, table)
+    complex_result = rotate(x, table, 128)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert (rotate(x, table) - complex_result).abs().max() <= 5e-7
+    assert (rotate(x, table, 128) - complex_result).abs().max() <= 5e-7
