@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,9 @@ from data.tree import unchanged
 from pipeline.diskcache import cache_folder
 from pipeline.errors import DataError, StorageError
 from pipeline.fetch import read_bytes
-from pipeline.remote import is_remote
+from pipeline.remote import is_remote, shown
+
+log = logging.getLogger(__name__)
 
 CHECKED_FILES = 2048
 """Local files whose size and time are compared when a manifest is opened: all of a smaller data
@@ -85,6 +88,7 @@ def open_manifest(spec: DatasetSpec, scan: Scan) -> Manifest:
         with _one_at_a_time(path):
             found = _fresh(path)
             if found is None:
+                log.info("listing %s as %s; this is done once", shown(spec.root), spec.format)
                 writer = ManifestWriter(spec)
                 scan(spec, writer)
                 writer.save(path)

@@ -28,6 +28,7 @@ from stages.contract import (
     read_spec,
     write_spec,
 )
+from stages.data_identity import data_digests
 from stages.recipe import PlannedStage, Recipe, load_recipe, plan, select
 
 DATA_KINDS = ("make_world", "extract_frames")
@@ -225,9 +226,14 @@ class Run:
         return reference
 
     def _upstream(self, stage: PlannedStage) -> dict[str, str]:
-        """Digests of what `stage` uses; the report uses whichever evaluations there are."""
+        """Digests of what `stage` uses, data from outside included; the report uses whichever
+        evaluations there are."""
         if stage.kind != "report":
-            return {name: self._result_of(name, stage).digest for name in stage.after}
+            made = [self.recipe.folder]
+            if self.recipe.world is not None:
+                made.append(self.recipe.world_folder)
+            earlier = {name: self._result_of(name, stage).digest for name in stage.after}
+            return {**earlier, **data_digests(stage.settings, made)}
         known = {name: self._known_result(name) for name in stage.after}
         return {name: result.digest for name, result in known.items() if result is not None}
 

@@ -34,7 +34,8 @@ def cache_folder() -> Path:
 
 
 def disk_cache() -> DiskCache:
-    """The cache of data files, of at most `SAM2_CACHE_GB` (50 by default). Raises StorageError."""
+    """The cache of data files: in `SAM2_DATA_CACHE`, or with the others, of at most
+    `SAM2_CACHE_GB` (50 by default). Raises StorageError."""
     text = os.environ.get("SAM2_CACHE_GB", "50")
     try:
         gigabytes = float(text)
@@ -42,7 +43,9 @@ def disk_cache() -> DiskCache:
         gigabytes = 0.0
     if not gigabytes > 0:
         raise StorageError(f"SAM2_CACHE_GB is {text!r}; expected a number of gigabytes above 0")
-    return _opened(cache_folder() / "data", int(gigabytes * 1e9))
+    chosen = os.environ.get("SAM2_DATA_CACHE")
+    folder = Path(chosen).expanduser().absolute() if chosen else cache_folder() / "data"
+    return _opened(folder, int(gigabytes * 1e9))
 
 
 class DiskCache:
@@ -65,7 +68,7 @@ class DiskCache:
                 write(file)
         except OSError as error:
             raise StorageError(
-                f"{path} cannot be written ({error.strerror}); free some space, or set SAM2_CACHE to "
+                f"{path} cannot be written ({error.strerror}); free some space, or set SAM2_DATA_CACHE to "
                 "a folder of this machine that can be written"
             ) from error
         self._unswept += path.stat().st_size

@@ -11,6 +11,7 @@ make the schema of a database at once break it.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -133,6 +134,20 @@ class Run:
         """Attach words to the run."""
         for name, value in tags.items() if self.run_id else ():
             _attempt(lambda n=name, v=value: _client(self.uri).set_tag(self.run_id, n, v), "a tag")
+
+    def log_dataset(self, name: str, digest: str, root: str, facts: Mapping[str, Any]) -> None:
+        """Record what a run reads: among its data sets, and its whole sha256 as the tag
+        `data.<name>.sha256`."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        self.set_tags({f"data.{name}.sha256": digest, f"data.{name}.root": root})
+        if self.run_id:  # MLflow's digests have room for 36 characters
+            source = {"uri": root, "sha256": digest}
+            dataset = Dataset(
+                name, digest[:36], "uri", json.dumps(source), profile=json.dumps(dict(facts))
+            )
+            inputs = [DatasetInput(dataset)]
+            _attempt(lambda: _client(self.uri).log_inputs(self.run_id, inputs), f"data set {name}")
 
     def log_artifact(self, file: str | Path, folder: str | None = None) -> None:
         """Attach a file to the run, below `folder` of its artifacts."""

@@ -38,6 +38,7 @@ from pipeline.storage import atomic_file
 from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoint
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
+from stages.data_identity import record_data
 from stages.overlay import training_picture
 from stages.recipe import ModelChoice, TrainStage
 from stages.validation import Measure, Validator
@@ -243,8 +244,8 @@ class StageLog:
 
 
 def open_stage_run(spec: StageSpec) -> Run:
-    """The MLflow run of this stage, found again by its key when the stage is continued."""
-    return open_run(
+    """The MLflow run of this stage, found again by its key when the stage is continued; it names the data."""
+    run = open_run(
         str(spec.tracking.get("uri", "")),
         str(spec.tracking.get("experiment", "sam2")),
         spec.name,
@@ -254,6 +255,8 @@ def open_stage_run(spec: StageSpec) -> Run:
         params=_flat(spec.settings),
         tags={"stage": spec.name, "kind": spec.kind},
     )
+    record_data(run, spec.settings)
+    return run
 
 
 def hand_over(
