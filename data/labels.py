@@ -43,8 +43,8 @@ def decode_labels(content: bytes, where: str) -> np.ndarray:
         colours = np.asarray(picture)[..., :3]
         if (colours != colours[..., :1]).any():
             raise DataError(
-                f"{where} is a colour picture; expected a palette or grey PNG whose numbers are the "
-                "objects: it was converted through RGB, take the original"
+                f"{where} is a colour picture, expected a palette or grey PNG whose numbers are the "
+                "objects; it was converted through RGB: take the original"
             )
         labels = colours[..., 0]
     elif picture.mode in ("1", "L", "I", "I;16"):

@@ -87,13 +87,15 @@ def index_masklets(place: Place) -> Masklets:
             raise KeyError("masklet")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{where} is not an SA-V annotation ({type(error).__name__}: {error}); expected "
-            "{masklet: [annotated frame][object] run-length masks}"
+            f"{where} is not an SA-V annotation ({type(error).__name__}: {error}), expected "
+            "{masklet: [annotated frame][object] run-length masks}; "
+            "fetch it again, or leave it out with `exclude`"
         ) from error
     widths = {len(row) for row in areas}
     if len(widths) != 1:
         raise DataError(
-            f"{where}: `masklet` has rows of {sorted(widths)} objects; expected one length"
+            f"{where}: `masklet` has rows of {sorted(widths)} objects, expected one length; "
+            "fetch it again, or leave it out with `exclude`"
         )
     shape = (len(rows), widths.pop())
     return Masklets(

@@ -83,8 +83,8 @@ def _all_present(wanted: set[str], present: set[str], where: str, origin: str) -
     missing = sorted(wanted - present, key=natural)
     if missing:
         raise DataError(
-            f"{where}: {origin} names {len(missing)} that are not there, first {missing[0]!r}; "
-            f"{len(present)} were found"
+            f"{where}: {origin} names {len(missing)} that are not there, first {missing[0]!r}, "
+            f"expected only names of the {len(present)} that are; fetch them, or mend the list"
         )
 
 

@@ -110,11 +110,16 @@ def _scan(folder: str) -> tuple[int, _Content]:
         with os.scandir(folder) as entries:
             files, folders = [], []
             for entry in entries:
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.is_file():
-                    stat = entry.stat()
-                    files.append(Entry(entry.name, stat.st_size, stat.st_mtime_ns))
+                try:
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file():
+                        stat = entry.stat()
+                        files.append(Entry(entry.name, stat.st_size, stat.st_mtime_ns))
+                except (
+                    OSError
+                ):  # a link that leads in circles is no file, as one that leads nowhere
+                    continue
     except NotADirectoryError as error:
         raise FileNotFoundError(folder) from error
     except PermissionError as error:

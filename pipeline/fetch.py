@@ -31,7 +31,9 @@ def read_bytes(
     remote = is_remote(path)
     content = _cached(str(path), start, size, version) if remote else _read_local(path, start, size)
     if not content:
-        raise DataError(f"{shown(path)} is empty (0 bytes); fetch or extract it again")
+        raise DataError(
+            f"{shown(path)} is empty (0 bytes), expected the whole file; fetch or extract it again"
+        )
     if size is not None and len(content) != size:
         raise DataError(
             f"{shown(path)} is cut off: found {len(content)} of {size} bytes from {start} on; "
@@ -66,7 +68,8 @@ def _read_local(path: str | Path, start: int, size: int | None) -> bytes:
             return os.pread(file.fileno(), 1 << 40 if size is None else size, start)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}); the data set is incomplete or was moved"
+            f"{path} cannot be read ({error.strerror}), expected a file of the data set; "
+            "fetch it again, or mend its permissions"
         ) from error
 
 
@@ -93,7 +96,7 @@ def _ask(path: str | Path, call: Callable[[], T]) -> T:
         return ask(path, call)
     except FileNotFoundError as error:
         raise DataError(
-            f"{shown(path)} is not there; the data set is incomplete or was moved"
+            f"{shown(path)} is not there, expected a file of the data set; fetch it again"
         ) from error
 
 

@@ -51,7 +51,8 @@ def open_picture(content: bytes, where: str) -> Image.Image:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         reason = str(error).split("<")[0].strip()
         raise DataError(
-            f"{where} is not a whole picture ({reason}); fetch or extract it again"
+            f"{where} is not a whole picture ({reason}), expected a JPEG or PNG; "
+            "fetch or extract it again"
         ) from error
     return picture
 

@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from pipeline.errors import DataError
 
+REMEDY = "export or fetch the annotation again, or leave the item out with `exclude`"
 MOST_PIXELS = 1 << 28
 """Of a mask: a few bytes can claim any number, and decoding would take the memory for it."""
 
@@ -55,7 +56,9 @@ def decode(
     mask = np.zeros((height, width), dtype=bool)
     ends = np.cumsum(runs)
     shown = np.flatnonzero(runs[1::2])
-    if len(shown):  # only the columns and rows of the mask: turning columns into rows is what takes time
+    if len(
+        shown
+    ):  # only the columns and rows of the mask: turning columns into rows is what takes time
         left = int(ends[2 * shown[0]]) // height
         right = -(-int(ends[2 * shown[-1] + 1]) // height)
         inside = np.diff(ends.clip(left * height, right * height), prepend=left * height)
@@ -74,15 +77,16 @@ def decode_polygons(
     bad = [p for p in polygons if not isinstance(p, Sequence) or len(p) < 6 or len(p) % 2]
     if bad or not polygons:
         raise DataError(
-            f"{where}: found {len(bad) or 'no'} polygon(s) that are not at least three x, y pairs"
+            f"{where}: found {len(bad) or 'no'} polygon(s) of another form, expected at least three "
+            f"x, y pairs; {REMEDY}"
         )
     height, width = size
     for polygon in polygons:
         far = [x for x in polygon if not (isinstance(x, int | float) and abs(x) <= 2 * max(size))]
         if far:  # the C code takes memory for every pixel along an edge
             raise DataError(
-                f"{where}: a polygon has the coordinate {far[0]!r}; "
-                f"expected numbers within the picture of {width}x{height} (width x height)"
+                f"{where}: a polygon has the coordinate {far[0]!r}, expected numbers within the "
+                f"picture of {width}x{height} (width x height); {REMEDY}"
             )
     parts = coco.frPyObjects([list(map(float, p)) for p in polygons], height, width)
     return decode(coco.merge(parts), size, where)
@@ -141,17 +145,17 @@ def _checked(
         counts = rle["counts"]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f'{where}: found {str(rle)[:80]!r}, expected {{"size": [H, W], "counts": ...}}'
+            f'{where}: found {str(rle)[:80]!r}, expected {{"size": [H, W], "counts": ...}}; {REMEDY}'
         ) from error
     if size is not None and (height, width) != tuple(size):
         raise DataError(
-            f"{where}: the mask is {height}x{width} (height x width), "
-            f"the picture {size[0]}x{size[1]}; they belong to different files"
+            f"{where}: the mask is {height}x{width} (height x width), expected "
+            f"{size[0]}x{size[1]} as its picture; fetch both again, they belong to different copies"
         )
     if height < 1 or width < 1 or height * width > MOST_PIXELS:
         raise DataError(
-            f"{where}: the mask has size {height}x{width} (height x width); "
-            f"expected at least 1x1, and at most {MOST_PIXELS} pixels"
+            f"{where}: the mask has size {height}x{width} (height x width), expected at least 1x1 "
+            f"and at most {MOST_PIXELS} pixels; {REMEDY}"
         )
     try:
         runs = (
@@ -161,10 +165,13 @@ def _checked(
         if runs.ndim != 1 or (runs.size and runs.min() < 0):
             raise ValueError("a negative run")
     except (ValueError, UnicodeEncodeError, TypeError) as error:
-        raise DataError(f"{where}: the run lengths of the mask are broken ({error})") from error
+        raise DataError(
+            f"{where}: the run lengths of the mask are broken ({error}), expected those of COCO; "
+            f"{REMEDY}"
+        ) from error
     if total != height * width:
         raise DataError(
-            f"{where}: the runs of the mask cover {total} pixels, "
-            f"its size {height}x{width} needs {height * width}"
+            f"{where}: the runs of the mask cover {total} pixels, expected {height * width} as its "
+            f"size {height}x{width} has; {REMEDY}"
         )
     return (height, width), runs

@@ -48,7 +48,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     and for damage met while it is being read."""
     where = Path(path)
     if not where.is_file():
-        raise DataError(f"{where} does not exist; expected a video file")
+        raise DataError(f"{where} does not exist, expected a video file; fetch it")
     if where.stat().st_size == 0:
         raise DataError(f"{where} is empty (0 bytes), expected a video; fetch it again")
     try:
@@ -146,9 +146,8 @@ def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> lis
                     wanted.discard(number)
         if wanted:
             raise DataError(
-                f"{path} ends before frame {min(wanted)}: found {frame_total(path)} frames, "
-                "expected those of its annotations; it is truncated, or belongs to others: "
-                "fetch both again"
+                f"{path} ends before frame {min(wanted)}: found {frame_total(path)} frames, expected "
+                "those of its annotations; fetch both again, it is cut off or belongs to others"
             )
     return [found[number] for number in numbers]
 

@@ -1,5 +1,5 @@
-"""What only the files themselves tell: a reader never looks at a box, at an id that comes twice, or
-at a picture nobody labelled.
+"""What only the files themselves tell, as no reader needs it: boxes and polygons outside of their
+pictures, ids that come twice, objects that are never seen, pictures nobody labelled.
 
 Local folders only; json files inside tars are left to their reader.
 """
@@ -60,9 +60,7 @@ def _coco(spec: DatasetSpec, name: str) -> Iterator[Finding]:
         if content is None:
             continue
         images, annotations = _rows(content, "images"), _rows(content, "annotations")
-        yield from _twice(file, "images", "id", [image.get("id") for image in images])
-        yield from _twice(file, "images", "file_name", [i.get("file_name") for i in images])
-        yield from _twice(file, "annotations", "id", [a.get("id") for a in annotations])
+        yield from _twice(file, "images, id", [image.get("id") for image in images])
         sizes = {str(i.get("id")): (i.get("height"), i.get("width")) for i in images}
         for row in annotations:
             size = sizes.get(str(row.get("image_id")), (None, None))
@@ -78,7 +76,6 @@ def _sa1b(spec: DatasetSpec, name: str) -> Iterator[Finding]:
             continue
         image, annotations = content.get("image"), _rows(content, "annotations")
         image = image if isinstance(image, dict) else {}
-        yield from _twice(file, "annotations", "id", [a.get("id") for a in annotations])
         for row in annotations:
             yield from _region(file, row, (image.get("height"), image.get("width")))
 
@@ -98,7 +95,7 @@ def _masklets(file: _File, content: dict[str, Any], every: int | None) -> Iterat
     rows = [row for row in content["masklet"] if isinstance(row, list)]
     ids, columns = content.get("masklet_id"), len(rows[0]) if rows else 0
     if isinstance(ids, list):
-        yield from _twice(file, "masklet_id", "", ids)
+        yield from _twice(file, "masklet_id", ids)
         if len(ids) != columns:
             found, expected = f"{len(ids)} ids", f"{columns}, one for every object of `masklet`"
             fix = "fetch the annotation again"
@@ -179,16 +176,15 @@ def _region(file: _File, row: dict[str, Any], size: tuple[Any, Any]) -> Iterator
     """The box and the polygons of one annotation."""
     where = f"annotation {row.get('id')}"
     box = row.get("bbox")
-    if box is not None:
-        whole = isinstance(box, list) and len(box) == 4 and all(map(_finite, box))
-        if not whole or min(box[2:]) < 0:
+    if isinstance(box, list) and len(box) == 4 and all(map(_finite, box)):  # else its reader speaks
+        if min(box[2:]) < 0:
             yield file.say(
                 "error",
                 "boxes",
                 f"{where}, bbox",
                 str(box)[:80],
-                "[x, y, width, height], finite, the last two not negative",
-                "export the annotations again, or remove `bbox`: training reads the mask",
+                "[x, y, width, height], the last two not negative",
+                "export the annotations again: corners may have been written in place of sizes",
             )
         elif _outside([(box[0], box[1]), (box[0] + box[2], box[1] + box[3])], size):
             yield _beyond(file, f"{where}, bbox", str(box)[:80], size)
@@ -220,17 +216,16 @@ def _outside(points: Sequence[tuple[float, float]], size: tuple[Any, Any]) -> bo
     )
 
 
-def _twice(file: _File, field: str, key: str, values: Sequence[Any]) -> Iterator[Finding]:
-    counts = Counter(str(value) for value in values if value is not None)
-    for value, count in counts.items():
+def _twice(file: _File, field: str, values: Sequence[Any]) -> Iterator[Finding]:
+    for value, count in Counter(str(value) for value in values if value is not None).items():
         if count > 1:
             yield file.say(
                 "error",
-                "duplicate ids" if "name" not in key else "duplicate names",
-                f"{field}, {key} {value}".replace(",  ", " "),
+                "duplicate ids",
+                f"{field} {value}",
                 f"it {count} times",
                 "each once",
-                "number them anew: one object would hide the other",
+                "number them anew: one would hide the other",
             )
 
 

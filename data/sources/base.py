@@ -11,7 +11,7 @@ files.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from pipeline.cache import SHARED
 from pipeline.errors import DataError
 from pipeline.fetch import read_bytes
 from pipeline.pictures import PICTURE_SUFFIXES, decode_rgb
+from pipeline.remote import shown
 
 
 class Dataset(ABC):
@@ -138,8 +139,13 @@ class Dataset(ABC):
             objects = sorted({i for position in positions for i in self.visible(index, position)})
         pictures = self.pictures(index, positions)
         size = pictures[0].shape[:2]
-        if any(picture.shape[:2] != size for picture in pictures):
-            raise DataError(f"{self.name}/{self.names[index]}: its frames differ in size")
+        for position, picture in zip(positions, pictures, strict=True):
+            if picture.shape[:2] != size:
+                raise DataError(
+                    f"{shown(self.spec.root)}, {self.names[index]}: frame {numbers[position]} is "
+                    f"{picture.shape[0]}x{picture.shape[1]} (height x width), expected "
+                    f"{size[0]}x{size[1]} as the first; extract the frames again, or split the video"
+                )
         if len(positions) == 1:  # a picture with many masks: half the memory
             pixels, masks = pictures[0][None], self.masks(index, positions[0], objects, size)[None]
         else:
@@ -161,22 +167,23 @@ class Dataset(ABC):
         folder = self.manifest.picture(index, 0).path.rpartition("/")[0]
 
         def make() -> dict[int, tuple[str, Entry]]:
-            return {n: (folder, entry) for n, entry in numbered(Tree().files(folder)).items()}
+            return {n: (folder, entry) for n, entry in numbered(Tree(), folder).items()}
 
         return SHARED.get(("frames", folder), make, lambda found: 300 * len(found))
 
 
 def numbered(
-    files: Iterable[Entry], suffixes: Sequence[str] = PICTURE_SUFFIXES
+    tree: Tree, folder: str, suffixes: Sequence[str] = PICTURE_SUFFIXES
 ) -> dict[int, Entry]:
-    """The files whose names are numbers of any width, by number, ascending."""
+    """The files of a folder whose names are numbers of any width, by number, ascending."""
     found: dict[int, Entry] = {}
-    for entry in files:
+    for entry in tree.files(folder):
         number = stem(entry.name)
         if number.isdecimal() and entry.name[len(number) :].lower() in suffixes:
             if int(number) in found:
                 raise DataError(
-                    f"{entry.name} and {found[int(number)].name} are the same frame; remove one"
+                    f"{shown(folder)}/{entry.name} and {found[int(number)].name} are the same frame, "
+                    "expected one file; remove the other"
                 )
             found[int(number)] = entry
     return dict(sorted(found.items()))
@@ -191,7 +198,7 @@ def require_size(mask: np.ndarray, size: tuple[int, int], where: str) -> np.ndar
     """`mask` when it has the size of its picture; else DataError."""
     if mask.shape != tuple(size):
         raise DataError(
-            f"{where} is {mask.shape[0]}x{mask.shape[1]} (height x width), its picture "
-            f"{size[0]}x{size[1]}; they belong to different copies of the data set"
+            f"{where} is {mask.shape[0]}x{mask.shape[1]} (height x width), expected "
+            f"{size[0]}x{size[1]} as its picture; fetch both again, they belong to different copies"
         )
     return mask

@@ -125,17 +125,26 @@ def _index(
                 i, picture = int(value["id"]), int(value["image_id"])
                 if i in seen:
                     errors[picture] = (
-                        f"{source}: annotation {i} is there twice; ids have to differ: mend the file"
+                        f"{source}, annotation {i}: the id is there twice, expected once; mend the "
+                        "file, or leave the picture out with `exclude`"
                     )
                 seen.add(i)
                 objects.setdefault(picture, {})[i] = Span(number, start, end - start)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{source} is not a COCO instances file ({type(error).__name__}: {error})"
+            f"{source} is not a COCO instances file ({type(error).__name__}: {error}), expected "
+            "{images: [...], annotations: [...]}; export it again"
         ) from error
     unknown = objects.keys() - files.keys()
-    if unknown:
-        raise DataError(f"{source}: annotations for picture {min(unknown)}, which is not listed")
+    if unknown or not objects:
+        what = (
+            f"annotations of picture {min(unknown)}, which is not listed"
+            if unknown
+            else "no object"
+        )
+        raise DataError(
+            f"{source}: found {what}, expected {{images: [...], annotations: [...]}}; export it again"
+        )
     return files, objects, errors
 
 
@@ -168,11 +177,15 @@ def _picture(
     """The place of a picture, or what is wrong with it."""
     if _escapes(file):
         return None, (
-            f"{source}: file_name {file!r} leads out of {shown(folder)}; expected a path below it"
+            f"{source}: file_name {file!r} leads out of {shown(folder)}, expected a path below it; "
+            "mend the file, or leave the picture out with `exclude`"
         )
     found = _find(writer, folder, file)
     if found is None:
-        return None, f"{source} names {file}, which is not in {shown(folder)}; fetch it"
+        return (
+            None,
+            f"{source}: file_name {file} is not in {shown(folder)}, expected there; fetch it",
+        )
     return writer.whole(*found), ""
 
 

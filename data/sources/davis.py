@@ -90,14 +90,15 @@ def _add(
     pictures, labels = f"{pictures}/{video}", f"{labels}/{video}"
     try:
         writer.tree.need(pictures, "the frames of a video that has masks")
-        frames = numbered(writer.tree.files(pictures))
-        masks = numbered(writer.tree.files(labels), (".png",))
+        frames = numbered(writer.tree, pictures)
+        masks = numbered(writer.tree, labels, (".png",))
         if not masks:
             raise DataError(f"{labels} holds no masks; expected 00000.png ...")
         for number, entry in masks.items():
             if number not in frames:
                 raise DataError(
-                    f"{pictures} lacks frame {number}, which has a mask ({labels}/{entry.name})"
+                    f"{pictures} lacks frame {number}, expected as it has a mask "
+                    f"({labels}/{entry.name}); fetch the frame, or remove the mask"
                 )
     except DataError as error:
         writer.add(video, [], [], error=str(error))

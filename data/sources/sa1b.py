@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,9 +60,16 @@ class Sa1b(SegmentedPictures):
             kept = [checked(annotation, where) for annotation in found]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{where} is not an SA-1B annotation ({type(error).__name__}: {error}); "
-                "expected {image, annotations: [{id, area, segmentation}]}"
+                f"{where} is not an SA-1B annotation ({type(error).__name__}: {error}), "
+                "expected {image, annotations: [{id, area, segmentation}]}; "
+                "fetch it again, or leave it out with `exclude`"
             ) from error
+        for i, count in Counter(annotation["id"] for annotation in kept).items():
+            if count > 1:
+                raise DataError(
+                    f"{where}, annotation {i}: the id is there {count} times, expected once; mend "
+                    "the file, or leave it out with `exclude`"
+                )
         kept = sorted((a for a in kept if a["area"] > 0), key=lambda a: a["id"])
         return {int(annotation["id"]): annotation for annotation in kept}
 
@@ -107,8 +115,8 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
         if name.startswith("sa_"):
             missing = ".jpg" if name in texts else ".json"
             raise DataError(
-                f"{shown(root)} has {name} without its {missing}; the copy is incomplete: fetch it, "
-                "or leave it out with `exclude`"
+                f"{shown(root)} has {name} without its {missing}, expected both; the copy is "
+                "incomplete: fetch it, or leave it out with `exclude`"
             )
     for name in choose_names(spec, complete):
         writer.add(name, [(0, members.span(name, 0))], [(0, 0, members.span(name, 1))])
@@ -125,14 +133,20 @@ def tar_members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
             for member in tar:
                 if member.offset_data + member.size > size:
                     raise DataError(
-                        f"{shown(path)} is cut off inside {member.name}: it has {size} of at least "
-                        f"{member.offset_data + member.size} bytes; fetch it again"
+                        f"{shown(path)} is cut off inside {member.name}: found {size} bytes, "
+                        f"expected at least {member.offset_data + member.size}; fetch it again"
                     )
                 if member.isfile():
                     last = member.name
                     yield last.rsplit("/", 1)[-1], member.offset_data, member.size
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            block = file.read(tarfile.BLOCKSIZE)
+            if not block:
+                raise DataError(
+                    f"{shown(path)} ends after {last}, expected the two empty blocks every tar ends "
+                    "with; fetch it again, it is cut off"
+                )
+            if block.strip(b"\0"):
                 # tarfile takes a broken header for the end
                 raise DataError(
                     f"{shown(path)} has a broken header at byte {tar.offset}, after {last}; "
@@ -140,7 +154,8 @@ def tar_members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
                 )
     except (tarfile.TarError, EOFError) as error:
         raise DataError(
-            f"{shown(path)} is not a whole tar file ({error}, after {last}); fetch it again"
+            f"{shown(path)} is not a whole tar file ({error}, after {last}), expected one; "
+            "fetch it again"
         ) from error
 
 

@@ -208,7 +208,7 @@ def _frames(
     place = f"{spec.frames}/{video}"
     if not writer.tree.has(place):
         return []
-    return [(n, writer.whole(place, e)) for n, e in numbered(writer.tree.files(place)).items()]
+    return [(n, writer.whole(place, e)) for n, e in numbered(writer.tree, place).items()]
 
 
 def list_videos(spec: DatasetSpec) -> list[Path]:
@@ -226,5 +226,7 @@ def list_videos(spec: DatasetSpec) -> list[Path]:
     paths = [videos.video(index) for index in range(len(videos))]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path} does not exist; expected the video beside its annotations")
+            raise DataError(
+                f"{path} does not exist, expected the video beside its annotations; fetch it"
+            )
     return paths

@@ -77,13 +77,13 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
 
 def _add(writer: ManifestWriter, video: str, pictures: str, annotations: str) -> None:
     tree = writer.tree
-    frames = numbered(tree.files(tree.need(pictures, f"the frames of {video}")))
+    frames = numbered(tree, tree.need(pictures, f"the frames of {video}"))
     masks = {
         (number, int(name)): (folder, entry)
         for name in tree.folders(annotations)
         if name.isdecimal()
         for folder in (f"{annotations}/{name}",)
-        for number, entry in numbered(tree.files(folder), (".png",)).items()
+        for number, entry in numbered(tree, folder, (".png",)).items()
     }
     annotated = sorted({number for number, _ in masks})
     if not annotated:
@@ -92,7 +92,10 @@ def _add(writer: ManifestWriter, video: str, pictures: str, annotations: str) ->
         )
     missing = [number for number in annotated if number not in frames]
     if missing:
-        raise DataError(f"{pictures} lacks frame {missing[0]}, which has a mask in {annotations}")
+        raise DataError(
+            f"{pictures} lacks frame {missing[0]}, expected as it has a mask in {annotations}; "
+            "fetch the frame, or remove the mask"
+        )
     position = {number: place for place, number in enumerate(annotated)}
     writer.add(
         video,

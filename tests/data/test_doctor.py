@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data.doctor.contents import check_contents
 from data.doctor.examine import Rules
 from data.doctor.finding import from_error
 from data.doctor.report import bars, grouped, write_reports
@@ -27,9 +28,12 @@ MAKE = {
 }
 
 
-def looked_at(format, root, rules=None, **fields):
-    spec = DatasetSpec(format=format, root=str(root), **fields)
-    return survey(spec, format, rules or Rules())
+def spec_of(format, root):
+    return DatasetSpec(format=format, root=str(root))
+
+
+def looked_at(format, root, rules=None):
+    return survey(spec_of(format, root), format, rules or Rules())
 
 
 def checks(found: Survey) -> set[tuple[str, str]]:
@@ -125,22 +129,24 @@ def test_objects_that_are_never_seen(tmp_path):
 
 
 def test_what_only_the_file_tells(tmp_path):
-    """Boxes, ids and names that no reader looks at."""
+    """Boxes, polygons and ids that no reader looks at."""
     root = like.coco_set(tmp_path)
     path = root / "annotations/instances_val2017.json"
     content = json.loads(path.read_text())
     rows = content["annotations"]
-    rows[0]["bbox"] = [float("nan"), 4.0, 8.0, 6.0]
+    rows[0]["bbox"] = [4.0, 4.0, -8.0, 6.0]
     rows[1]["bbox"] = [20.0, 4.0, 18.0, 6.0]
     rows[0]["segmentation"] = [[4.0, 4.0, 12.0, 4.0, 12.0, 33.0, 4.0, 33.0]]
-    content["images"].append({**content["images"][0], "id": 11})
+    content["images"].append({**content["images"][0], "file_name": "x.jpg"})
     path.write_text(json.dumps(content))
-    found, _ = looked_at("coco", root)
-    lines = {finding.check: finding.line for finding in found.findings}
-    assert "annotation 7, bbox: found [nan, 4.0, 8.0, 6.0]" in lines["boxes"]
-    assert "file_name 000000000009.jpg: found it 2 times" in lines["duplicate names"]
-    outside = [f.field for f in found.findings if f.check == "outside the picture"]
-    assert outside == ["annotation 7, segmentation[0]", "annotation 8, bbox"]
+    found = {finding.check: finding for finding in check_contents(spec_of("coco", root), "coco")}
+    assert "annotation 7, bbox: found [4.0, 4.0, -8.0, 6.0]" in found["boxes"].line
+    assert "images, id 9: found it 2 times" in found["duplicate ids"].line
+    assert found["outside the picture"].field == "annotation 8, bbox"
+    rows[1].pop("bbox")
+    path.write_text(json.dumps(content))
+    found = {finding.check: finding for finding in check_contents(spec_of("coco", root), "coco")}
+    assert found["outside the picture"].field == "annotation 7, segmentation[0]"
 
 
 def test_a_data_set_that_cannot_be_opened(tmp_path):
