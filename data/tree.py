@@ -116,10 +116,8 @@ def _scan(folder: str) -> tuple[int, _Content]:
                     elif entry.is_file():
                         stat = entry.stat()
                         files.append(Entry(entry.name, stat.st_size, stat.st_mtime_ns))
-                except (
-                    OSError
-                ):  # a link that leads in circles is no file, as one that leads nowhere
-                    continue
+                except OSError:
+                    continue  # a link that leads in circles is no file, as one that leads nowhere
     except NotADirectoryError as error:
         raise FileNotFoundError(folder) from error
     except PermissionError as error:
