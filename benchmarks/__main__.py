@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.clips import clip_rows
 from benchmarks.loading import loader_rows
 from benchmarks.measure import Row, megabytes
 from benchmarks.parts import contour_rows, loss_rows, predictor_rows
+from benchmarks.sources import source_rows
 from benchmarks.steps import StepCost, optimizer_rows, training_rows
 from pipeline.environment import quiet
 
@@ -35,6 +37,8 @@ def main() -> int:
         ("optimiser", optimizer_rows),
         ("J and F", contour_rows),
         ("loader", loader_rows),
+        ("sources", source_rows),
+        ("clips", clip_rows),
     )
     for name, measure in parts:
         _say(name)
