@@ -157,6 +157,53 @@ def test_masks_are_sampled_alike_in_groups_and_alone(count):
     assert (together != alone).mean() < 0.005  # of noise, where many pixels lie at one half
 
 
+@pytest.mark.parametrize(
+    "box", [(0, 9, 0, 12), (3, 5, 610, 640), (100, 300, 50, 200), (477, 480, 0, 640)]
+)
+@pytest.mark.parametrize("side", [40, 300, 900])
+@pytest.mark.parametrize(
+    "geometry", [Geometry(), Geometry(True, 20.0, -12.0), Geometry(scale=0.4, shift=(0.3, 0.2))]
+)
+def test_a_mask_is_sampled_where_it_is_as_it_would_be_whole(box, side, geometry):
+    top, bottom, left, right = box
+    mask = np.zeros((480, 640), bool)
+    mask[top:bottom, left:right] = (
+        np.random.default_rng(0).random((bottom - top, right - left)) < 0.9
+    )
+    matrix = geometry.matrix(640, 480, side)
+    whole = render(mask.view(np.uint8) * np.uint8(255), matrix, side) >= 128
+    part = render_masks(mask[None], matrix, side)[0]
+    assert (part != whole).sum() <= 0.02 * whole.sum() + 1  # rounding, of noise near one half
+
+
+def test_frames_may_change_on_their_own():
+    clip = scene(frames=1)
+    still = Clip(
+        "s", "t", np.repeat(clip.frames, 6, 0), np.repeat(clip.masks, 6, 0), (4, 9), (0,) * 6
+    )
+    own = Augment(rotate=20, gray=0.5, each_frame=("flip", "affine", "gray"))
+    got = augment_clip(still, own, SIDE, np.random.default_rng(2))
+    assert len({frame.tobytes() for frame in got.frames}) == 6
+    assert len({(frame == frame[..., :1]).all() for frame in got.frames}) == 2
+    for frame, masks in zip(got.frames, got.masks, strict=True):
+        red = frame[..., 0] > 125
+        grey = (frame == frame[..., :1]).all()
+        assert grey or overlap(red & (np.abs(frame - FILL).max(-1) > 4), masks.any(axis=0)) > 0.8
+
+
+def test_an_object_that_appears_later_is_kept():
+    clip = scene(frames=3)
+    masks = clip.masks.copy()
+    masks[0, 1] = False
+    late = Clip("a", "b", clip.frames, masks, (4, 9), (0, 1, 2))
+    for seed in range(10):
+        got = augment_clip(late, STRONG, SIDE, np.random.default_rng(seed))
+        assert 4 in got.object_ids
+        assert got.masks.any(axis=(0, 2, 3)).all()
+    masks[1:, 1] = False
+    assert augment_clip(late, STRONG, SIDE, np.random.default_rng(0)).object_ids == (4,)
+
+
 def test_fine_stripes_do_not_alias():
     stripes = np.zeros((600, 600), np.uint8)
     stripes[:, ::2] = 255

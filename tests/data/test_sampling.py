@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.sampling import choose, draw_window, walk
-from data.settings import ClipSampling
+from data.settings import ClipSampling, Phase
 from data.sources import open_dataset
 from data.spec import DatasetSpec
 from pipeline.errors import ConfigError
@@ -62,6 +62,49 @@ def test_objects_are_visible_on_the_first_frame(tmp_path):
     assert {i for _, objects in drawn for i in objects} == {0, 1, 2}
 
 
+def test_objects_may_be_visible_anywhere(tmp_path):
+    """Object 3 of the lookalike appears on the third of six frames."""
+    dataset = open_dataset(DatasetSpec(format="davis", root=str(like.davis(tmp_path))))
+    late = {"first": 0, "anywhere": 0}
+    for visible in late:
+        sampling = ClipSampling(frames=4, reverse=0.0, visible=visible)
+        for n in range(60):
+            positions, objects = choose(dataset, 0, sampling, np.random.default_rng(n))
+            late[visible] += 3 in objects and positions[0] < 2
+    assert late["first"] == 0
+    assert late["anywhere"] > 20
+
+
+def test_pictures_give_a_number_of_objects_in_a_range(tmp_path):
+    dataset = open_dataset(DatasetSpec(format="sa1b", root=str(like.sa1b(tmp_path, count=1))))
+    assert len(dataset.visible(0, 0)) == 2
+
+    def counts(*between):
+        sampling = ClipSampling(image_objects=between)
+        draws = (choose(dataset, 0, sampling, np.random.default_rng(n)) for n in range(80))
+        return {len(draw.objects) for draw in draws}
+
+    assert counts(1, 1) == {1}
+    assert counts(1, 2) == {1, 2}
+    assert counts(1, 64) == {1, 2}
+    assert counts(64, 64) == {2}
+
+
+def test_phases_hold_from_their_step_on():
+    sampling = ClipSampling(
+        frames=8,
+        max_objects=3,
+        phases=[Phase(from_step=100, frames=16), Phase(from_step=200, max_objects=1, stride=2)],
+    )
+    for step, expected in ((0, (8, 3, 1)), (99, (8, 3, 1)), (100, (16, 3, 1)), (200, (16, 1, 2))):
+        now = sampling.at(step)
+        assert (now.frames, now.max_objects, now.stride) == expected
+    with pytest.raises(ConfigError, match=r"phases begin at \[5, 5\]; expected ascending"):
+        ClipSampling(phases=[Phase(from_step=5), Phase(from_step=5)])
+    with pytest.raises(ConfigError, match="frames is 0"):
+        ClipSampling(phases=[Phase(from_step=5, frames=0)])
+
+
 def test_an_object_that_appears_once_is_found(tmp_path):
     root = like.davis(tmp_path, "", every=1)
     for t in range(6):
@@ -86,7 +129,7 @@ def test_nothing_visible_gives_no_objects(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"frames": 0}, {"reverse": 1.5}, {"drop_run": (3, 1)}, {"max_objects": 0}]
+    "fields", [{"frames": 0}, {"reverse": 1.5}, {"drop_run": (3, 1)}, {"image_objects": (2, 1)}]
 )
 def test_settings_are_checked(fields):
     with pytest.raises(ConfigError, match=f"^{next(iter(fields))} is"):
