@@ -48,6 +48,11 @@ class TrunkConfig:
                 f"trunk.windows {self.windows}: the first three are halved where a stage begins, "
                 f"so they must be even"
             )
+        if 8 % self.windows[0]:
+            raise ConfigError(
+                f"trunk.windows {self.windows}: the first tiles the finest map, whose side is a "
+                f"multiple of 8, so it must be 2, 4 or 8"
+            )
         pooled = {sum(self.depths[:stage]) for stage in (1, 2, 3)}
         wrong = sorted(
             b for b in self.global_blocks if b in pooled or not 0 <= b < sum(self.depths)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import IO, overload
+from typing import IO, Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.config import SAM2Config, preset
 from model.sam2 import SAM2
@@ -71,7 +72,7 @@ def load_checkpoint(
         model.load_state_dict({name: stored.weights[bare(name)] for name in model.state_dict()})
         return model
     config, asked = _config_of(stored, image_size, expect)
-    with torch.device("meta"):  # no time for random weights, and no step of the random generator
+    with torch.device("meta"), _Undrawn():
         built = SAM2(config)
     _require_fit(stored, built, asked)
     _tell_precision(stored)
@@ -182,6 +183,17 @@ def _tell_precision(stored: Stored) -> None:
 def _about(config: SAM2Config) -> About:
     known = identity_of(config)
     return About(known.size if known else None, config.version, config.image_size)
+
+
+class _Undrawn(TorchFunctionMode):
+    """A network made inside has no starting weights: they would be overwritten at once, and to draw
+    numbers on the meta device torch loads its compiler, which takes longer than all else."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func is Tensor.uniform_:
+            return args[0] if args else kwargs["tensor"]
+        return torch.empty(*args, **kwargs) if func is torch.randn else func(*args, **kwargs)
 
 
 def _own_copy(value: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections import OrderedDict
 from functools import cache
 from io import BytesIO
@@ -106,6 +108,23 @@ def test_a_built_network_is_on_its_own(other: SAM2, tmp_path: Path):
     assert {p.device.type for p in built.parameters()} == {"cpu"}
     images = torch.randn(1, 3, 96, 96)
     torch.testing.assert_close(built.encode(images).s16, other.encode(images).s16)
+
+
+def test_loading_does_not_wait_for_the_compiler(other: SAM2, tmp_path: Path):
+    """Torch imports it, and sympy, to draw random numbers that nobody needs here."""
+    save_checkpoint(other, tmp_path / "weights.pt")
+    code = (
+        "import sys; from model import load_checkpoint; load_checkpoint(sys.argv[1]); "
+        "print([name for name in ('sympy', 'torch._dynamo') if name in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "weights.pt")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.stdout.strip() == "[]", answer.stderr
 
 
 def test_the_input_side(other: SAM2, tmp_path: Path):
