@@ -37,7 +37,8 @@ def crops(size: tuple[int, int], layers: int, overlap: float) -> list[tuple[Box,
         shared = int(overlap * min(size) * 2 / count)
         columns, rows = _cuts(width, count, shared), _cuts(height, count, shared)
         for (x0, x1), (y0, y1) in product(columns, rows):
-            found.append(((x0, y0, x1, y1), layer))
+            if x0 < x1 and y0 < y1:  # a picture may be smaller than its crops are many
+                found.append(((x0, y0, x1, y1), layer))
     return found
 
 

@@ -72,6 +72,10 @@ def test_crops_overlap_and_cover_the_picture() -> None:
     assert covered.all()
 
 
+def test_a_picture_of_one_pixel_has_no_empty_crops() -> None:
+    assert {box for box, _ in crops((1, 1), 2, 512 / 1500)} == {(0, 0, 1, 1)}
+
+
 def test_boxes_include_their_corners() -> None:
     masks = np.zeros((3, 8, 9), bool)
     masks[0, 2:5, 3:9] = True
