@@ -106,11 +106,11 @@ class Dataset(ABC):
             lambda pixels: pixels.nbytes,
         )
 
-    def where(self, index: int, place: Place) -> str:
-        """What a message calls the file at `place`."""
+    def where(self, index: int, place: Place, ending: str = ".jpg") -> str:
+        """What a message calls the file, or the member of a tar, at `place`."""
         if place.start == WHOLE:
             return place.path
-        return f"{place.path}:{self.names[index]}"
+        return f"{place.path}:{self.names[index]}{ending}"
 
     def suits(self, area: float, pixels: int) -> bool:
         """Whether an object of `area` on a picture of `pixels` passes the spec's area filter."""

@@ -48,9 +48,7 @@ class Sa1b(SegmentedPictures):
         return f"{self._json(index)}, annotation {i}"
 
     def _json(self, index: int) -> str:
-        place = self.manifest.parts(index)[0].place
-        name = self.where(index, place)
-        return name if name == place.path else f"{name}.json"
+        return self.where(index, self.manifest.parts(index)[0].place, ".json")
 
     def _parse(self, index: int) -> Mapping[int, Mapping[str, Any]]:
         (part,) = self.manifest.parts(index)
