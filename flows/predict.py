@@ -295,8 +295,13 @@ def _report(summary: Summary) -> None:
             print("this shard is empty: there are fewer pictures or videos than shards")
         return
     speed = f" ({summary.frames / max(summary.seconds, 1e-3):.1f} frames/s)"
-    made = f"{summary.finished} predicted, {summary.frames} frames{speed}"
+    frames = f"{summary.frames} frame{'s' * (summary.frames != 1)}"
+    made = f"{summary.finished} predicted, {frames}{speed}"
     there = f"{summary.skipped} there already (--again makes them anew)"
     parts = [made] if summary.finished else []
     parts += [there] if summary.skipped else []
     print(f"{'; '.join(parts)}: {', '.join(summary.places)}")
+    if summary.empty:
+        names = ", ".join(summary.empty[:FAILURES_SHOWN])
+        rest = len(summary.empty) - FAILURES_SHOWN
+        print(f"no object was found in {names}{f' and {rest} more' if rest > 0 else ''}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.workers import call_each
-from stages.prediction.job import do_item, item_key
+from stages.prediction.job import Done, do_item, item_key
 from stages.prediction.results import PLACES, ResultFolder
 from stages.prediction.sources import Item, Source, find_items
 from stages.prediction.spec import MOST_COLOURS, Event, Layout, PredictSpec, Summary, Tell
@@ -43,13 +43,14 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
     for _ in range(len(source.items) - len(todo)):
         tell(Event("skipped", ""))
     try:
-        frames, failures = _do_all(spec, todo, tell)
+        done, failures = _do_all(spec, todo, tell)
     finally:
         results.clear(item.name for item in todo)
     return Summary(
         finished=len(todo) - len(failures),
         skipped=len(source.items) - len(todo),
-        frames=frames,
+        frames=sum(each.frames for each in done.values()),
+        empty=tuple(name for name, each in done.items() if not each.found),
         seconds=time.monotonic() - begun,
         failures=tuple(failures),
         places=tuple(
@@ -58,20 +59,25 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
     )
 
 
-def _do_all(spec: PredictSpec, todo: Sequence[Item], tell: Tell) -> tuple[int, list[str]]:
-    """Predict items, in processes of their own where several are wanted; how many frames were
-    done, and what is wrong with some items."""
-    frames, failures = 0, []
+def _do_all(
+    spec: PredictSpec, todo: Sequence[Item], tell: Tell
+) -> tuple[dict[str, Done], list[str]]:
+    """Predict items, in processes of their own where several are wanted: those that are done, by
+    name, and what is wrong with the others."""
+    done: dict[str, Done] = {}
+    failures = []
     do = partial(do_item, spec, tell=tell) if spec.workers == 1 else partial(do_item, spec)
     with closing(call_each(do, ((item,) for item in todo), spec.workers)) as answers:
         for number, answer in answers:
+            name = todo[number].name
             try:
-                frames += answer()
-                tell(Event("finished", todo[number].name, frames))
+                done[name] = answer()
             except DataError as error:
                 failures.append(str(error))
-                tell(Event("failed", todo[number].name))
-    return frames, failures
+                tell(Event("failed", name))
+            else:
+                tell(Event("finished", name, sum(each.frames for each in done.values())))
+    return done, failures
 
 
 def settled(spec: PredictSpec, source: Source) -> PredictSpec:

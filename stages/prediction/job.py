@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -29,17 +30,26 @@ LEAST_SPACE = 32 << 20
 """Bytes that must be free before an item is begun."""
 
 
-def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> int:
-    """Make the results of one item; returns how many frames it has.
+class Done(NamedTuple):
+    """An item whose results are in their places."""
+
+    frames: int
+    found: bool
+    """Is there a mask on any of them?"""
+
+
+def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> Done:
+    """Make the results of one item.
 
     Raises DataError for what is wrong with the item, CheckpointError where the weights are not
     those of `spec.preset`, StorageError where the disk is full.
     """
-    count = 0
+    count, found = 0, False
 
     def told() -> Iterator[Answer]:
-        nonlocal count
+        nonlocal count, found
         for answer in _answers(spec, item):
+            found = found or bool(answer.rows.any())
             yield answer
             count += 1
             if tell:
@@ -57,7 +67,7 @@ def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> int:
         writers = open_writers(layouts, folder, item.name, film=film, file_name=file_name)
         overlay = folder / "overlays" / f"{item.name}{'.mp4' if film else '.jpg'}"
         write_answers(told(), writers, overlay if spec.overlay else None, fps)
-    return count
+    return Done(count, found)
 
 
 def item_key(spec: PredictSpec, item: Item) -> str:

@@ -93,20 +93,21 @@ def _objects(prompt: Prompt, size: tuple[int, int], where: str) -> dict[int, Ask
         return {number: Asked(*none, mask=mask) for number, mask in masks.items()}
     points = np.asarray(prompt.points, np.float32).reshape(-1, 2)
     box = None if prompt.box is None else np.asarray(prompt.box, np.float32)
-    _inside(points, size, "point", where)
-    if box is not None:
-        _inside(box.reshape(2, 2), size, "box", where)
+    _inside(points, box, size, where)
     return {prompt.object or 1: Asked(points, np.asarray(prompt.labels, np.int32), box)}
 
 
-def _inside(points: np.ndarray, size: tuple[int, int], what: str, where: str) -> None:
+def _inside(points: np.ndarray, box: np.ndarray | None, size: tuple[int, int], where: str) -> None:
+    """Refuse what is not in the picture; a box may reach over its edge, as those of detectors."""
     height, width = size
-    outside = (points < 0).any(1) | (points > (width, height)).any(1)
-    if outside.any():
-        x, y = points[outside][0]
+    beside = points[(points < 0).any(1) | (points > (width, height)).any(1)]
+    wrong = f"point at {beside[0, 0]:g},{beside[0, 1]:g}" if len(beside) else ""
+    if box is not None and ((box[2:] < 0).any() or (box[:2] > (width, height)).any()):
+        wrong = f"box {','.join(f'{value:g}' for value in box)}"
+    if wrong:
         raise DataError(
-            f"{where}: the {what} at {x:g},{y:g} is outside the picture, which is {width} wide "
-            f"and {height} high; give x,y in its pixels"
+            f"{where}: the {wrong} is outside the picture, which is {width} wide and {height} "
+            "high; give pixels, x before y"
         )
 
 

@@ -135,6 +135,8 @@ class Summary:
     """Finished by an earlier call with the same settings."""
     frames: int
     seconds: float
+    empty: tuple[str, ...]
+    """Names of those that were predicted now and have no mask at all."""
     failures: tuple[str, ...]
     """What is wrong with those that could not be done, a line each."""
     places: tuple[str, ...]

@@ -137,6 +137,7 @@ def test_nothing_runs_at_first(capsys):
         "synth",
         "extract-frames",
         "evaluate",
+        "predict",
         "export",
         "up",
         "down",

@@ -17,6 +17,7 @@ MODULES = [
     "results",
     "preflight",
     "parts",
+    "predict",
 ]
 
 

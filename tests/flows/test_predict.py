@@ -142,7 +142,7 @@ def test_a_picture_and_where_things_are(picture, weights, capsys):
     words = ["predict", picture, "--checkpoint", weights, "--out", "out", "--point", "30,20"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "1 predicted, 1 frames" in said and "out/masks" in said and "out/overlays" in said
+    assert "1 predicted, 1 frame (" in said and "out/masks" in said and "out/overlays" in said
     assert Path("out/masks/cat.png").is_file() and Path("out/overlays/cat.jpg").is_file()
     assert main(words) == 0
     assert "1 there already" in capsys.readouterr().out

@@ -188,6 +188,11 @@ def test_a_threshold_makes_masks_smaller(call, picture, tmp_path):
     assert area(-1000.0) == H * W and area(1000.0) == 0
 
 
+def test_what_has_no_mask_is_named(call, picture):
+    assert call(picture, prompts=POINT, score_threshold=-1000.0).empty == ()
+    assert call(picture, prompts=POINT, score_threshold=1000.0).empty == ("cat",)
+
+
 def test_a_turned_picture_is_answered_as_people_see_it(call, tmp_path):
     tags = Image.Exif()
     tags[0x0112] = 6
@@ -394,7 +399,7 @@ def test_events_tell_how_far_it_is(call, davis):
     [
         ({}, "nothing says what to look for"),
         ({"prompts": (Prompt(points=((61, 5),)),)}, "60 wide and 40 high"),
-        ({"prompts": (Prompt(box=(50, 0, 70, 20)),)}, "the box at 70,20 is outside"),
+        ({"prompts": (Prompt(box=(70, 0, 90, 20)),)}, "the box 70,0,90,20 is outside"),
         (
             {"prompts": (Prompt(object=256, points=((5, 5),)),)},
             "object 256 has no place in a palette",
