@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from flows.predict import EXAMPLES as PREDICT_EXAMPLES
-from flows.predict import add_options as add_predict
+from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
+from flows.predict_words import add_options as add_predict
 from pipeline.cli import run_cli
 from pipeline.config import did_you_mean
 from pipeline.errors import ConfigError, StorageError

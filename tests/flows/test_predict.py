@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.labels import label_png
 from flows.cli import main
-from flows.predict import EXAMPLES, spec_of
+from flows.predict_words import EXAMPLES, spec_of
 from model.config import preset
 from model.sam2 import build_sam2
 from model.weights import save_checkpoint
