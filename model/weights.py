@@ -119,8 +119,8 @@ def save_checkpoint(
     shards: make a folder of `target`, with a file for each component and an index of their digests.
 
     Each file is there whole or not at all, and equal weights give equal bytes. Returns the paths
-    written, the index last. Raises CheckpointError where weights are not finite or the target
-    cannot be written.
+    written, the index last. Raises CheckpointError where weights are not finite, StorageError where
+    the target cannot be written.
     """
     network = next((part for part in model.modules() if isinstance(part, SAM2)), None)
     if network is None:

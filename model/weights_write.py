@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.weights_identity import COMPONENTS, of_component
 from model.weights_shards import INDEX_SUFFIX, About, Index
-from pipeline.errors import CheckpointError
+from pipeline.errors import StorageError
 from pipeline.remote import is_remote, reason, shown
 from pipeline.storage import atomic_file, local_path, put, sha256
 
@@ -45,7 +45,7 @@ def write_shards(
     """
     place = str(folder if is_remote(folder) else local_path(folder)).rstrip("/")
     if not is_remote(place) and Path(place).is_file():
-        raise CheckpointError(f"{place} is a file; shards need a folder")
+        raise StorageError(f"{place} is a file; shards need a folder")
     file_of: dict[str, str] = {}
     digests: dict[str, str] = {}
     for component in COMPONENTS:
@@ -69,7 +69,7 @@ def _write(weights: Mapping[str, Tensor], about: About, file: IO[bytes], form: F
 
 
 def _put(target: str | Path, write: Callable[[IO[Any]], Any]) -> None:
-    """Let `write` fill a file and put it at a path or URL. Raises CheckpointError, StorageError."""
+    """Let `write` fill a file and put it at a path or URL. Raises StorageError."""
     try:
         if not is_remote(target):
             with atomic_file(local_path(target)) as file:
@@ -81,7 +81,7 @@ def _put(target: str | Path, write: Callable[[IO[Any]], Any]) -> None:
             os.fsync(local.fileno())
             put(local.name, target)
     except (OSError, RuntimeError) as error:  # torch's writer wraps a full disk in a RuntimeError
-        raise CheckpointError(
+        raise StorageError(
             f"{shown(target)} cannot be written ({reason(error)}); free some space or give another "
             "place"
         ) from error

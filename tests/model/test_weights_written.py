@@ -13,7 +13,7 @@ from torch import nn
 
 from model import build_sam2, load_checkpoint, preset, save_checkpoint
 from model.sam2 import SAM2
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, StorageError
 from tests.golden.reader import FOLDER
 
 
@@ -127,7 +127,7 @@ def test_a_write_that_fails_changes_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=rf"{name} cannot be written \(No space left"):
+    with pytest.raises(StorageError, match=rf"{name} cannot be written \(No space left"):
         save_checkpoint(build_sam2("micro"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == [name]
 
@@ -155,11 +155,11 @@ def test_interrupted_shards_are_refused(
 
 def test_places_that_cannot_be_written(model: SAM2, tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         save_checkpoint(model, tmp_path / "file" / "a.pt")
-    with pytest.raises(CheckpointError, match="is a file; shards need a folder"):
+    with pytest.raises(StorageError, match="is a file; shards need a folder"):
         save_checkpoint(model, tmp_path / "file", shards=True)
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         save_checkpoint(model, tmp_path)
     with pytest.raises(ConfigError, match="shards need a folder"):
         save_checkpoint(model, BytesIO(), shards=True)
