@@ -55,6 +55,10 @@ the others are done, and OUT/extraction.json says which.""",
 
 Exit code 0: healthy; 1: errors, each on a line (with --strict notes count too); 2: could not run.
 Formats: sa1b, sav, sav_val, davis, coco, folder.""",
+    "clips": """examples:
+  sam2-pipeline clips video_train recipe=smoke
+  sam2-pipeline clips finetune recipe=mose_finetune --ways --out ways.jpg
+  sam2-pipeline clips finetune recipe=mose_finetune --step 5000 --rows 4""",
     "convert": """examples:
   sam2-pipeline convert coco /data/coco --split val2017 --to sa1b --out /data/val_sa1b
   sam2-pipeline convert yolo dataset/data.yaml --split train --to folder --flatten --out train
@@ -210,6 +214,17 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     doctor.add_argument("--workers", type=int, help="processes; by default one for every core")
     doctor.add_argument("--html", action="store_true", help="also one page that holds everything")
     doctor.add_argument("--strict", action="store_true", help="notes, too, give exit code 1")
+
+    clips = command("clips", "draw what a training stage will see")
+    clips.add_argument("stage", metavar="STAGE", help="a training stage of the recipe")
+    clips.add_argument("settings", nargs="*", metavar="key=value", help="recipe=NAME …")
+    clips.add_argument("--step", type=int, default=0, help="whose samples are drawn (0)")
+    clips.add_argument("--rows", type=int, default=8, help="samples of the step, at most (8)")
+    clips.add_argument(
+        "--ways", action="store_true", help="the first sample under each change of the stage"
+    )
+    clips.add_argument("--tile", type=int, default=128, help="height of a frame in pixels (128)")
+    clips.add_argument("--out", type=Path, default=Path("clips.jpg"), help="(clips.jpg)")
 
     convert = command("convert", "turn labels of other tools into a layout that training reads")
     convert.add_argument(

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import preflight
+from flows.clips import clips
 from flows.convert import convert
 from flows.doctor import doctor
 from flows.export import export
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from flows.services import Status
 
 __all__ = [
-    "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict",
+    "clips", "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict",
     "recipes", "run", "stage", "status", "synth", "up",
 ]  # fmt: skip
 
