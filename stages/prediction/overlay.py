@@ -100,7 +100,8 @@ def _numbered(drawn: np.ndarray, rows: np.ndarray, index: int, text: str, thickn
     mask = np.pad((rows[y : y + height, x : x + width] == index + 1).view(np.uint8), 1)
     _, depth, _, deepest = cv2.minMaxLoc(cv2.distanceTransform(mask, cv2.DIST_L2, 3))
     size = 0.3 * (1 + thickness / 2)
-    (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, size, thickness)
+    stroke = thickness - 1
+    (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, size, stroke)
     if depth < 0.5 * high:
         return
     centre = (x + deepest[0] - 1, y + deepest[1] - 1)
@@ -108,7 +109,7 @@ def _numbered(drawn: np.ndarray, rows: np.ndarray, index: int, text: str, thickn
     cv2.circle(drawn, centre, radius, DARK, -1, cv2.LINE_AA)
     cv2.circle(drawn, centre, radius, colour(index), thickness, cv2.LINE_AA)
     corner = (centre[0] - wide // 2, centre[1] + high // 2)
-    cv2.putText(drawn, text, corner, cv2.FONT_HERSHEY_DUPLEX, size, LIGHT, thickness, cv2.LINE_AA)
+    cv2.putText(drawn, text, corner, cv2.FONT_HERSHEY_DUPLEX, size, LIGHT, stroke, cv2.LINE_AA)
 
 
 def _prompted(drawn: np.ndarray, asked: Asked, scale: float, thickness: int) -> None:
