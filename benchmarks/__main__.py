@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.clips import clip_rows
+from benchmarks.extraction import extraction_rows
 from benchmarks.loading import loader_rows
 from benchmarks.measure import Row, megabytes
 from benchmarks.parts import contour_rows, loss_rows, predictor_rows
@@ -39,6 +40,7 @@ def main() -> int:
         ("loader", loader_rows),
         ("sources", source_rows),
         ("clips", clip_rows),
+        ("frame extraction", extraction_rows),
     )
     for name, measure in parts:
         _say(name)

@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.pictures import read_bytes
-from pipeline.video import decoded_frames, frame_times, numbers_at_rate, pixels_of
+from pipeline.video import decoded_frames, frame_times, numbers_at_rate
 
 RECORD = ".extracted.json"
 """In each finished folder: what it was made from, and what it holds."""
@@ -159,11 +159,11 @@ def _kept(video: Path, options: ExtractOptions) -> Iterator[tuple[int, np.ndarra
     """(number, BGR pixels) of every frame in order; no pixels for those that are not kept."""
     if options.fps is None:
         for number, frame in enumerate(decoded_frames(video)):
-            yield number, pixels_of(frame, "bgr24") if number % options.every == 0 else None
+            yield number, frame.pixels("bgr24") if number % options.every == 0 else None
         return
     wanted = set(numbers_at_rate(frame_times(video), options.fps))
     for number, frame in enumerate(decoded_frames(video)):
-        yield number, pixels_of(frame, "bgr24") if number in wanted else None
+        yield number, frame.pixels("bgr24") if number in wanted else None
 
 
 def _jpeg(pixels: np.ndarray, options: ExtractOptions) -> bytes:

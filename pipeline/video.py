@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -40,6 +40,30 @@ class _Timeline:
     """Seconds."""
     counted: bool
     """The file has no times worth the name: frames are counted from its start."""
+
+
+class Turn(NamedTuple):
+    """How stored pixels become what is shown: rows and columns exchanged, then mirrored."""
+
+    exchanged: bool = False
+    down: bool = False
+    right: bool = False
+
+
+class Decoded(NamedTuple):
+    """A frame as PyAV decodes it, and how it is shown."""
+
+    frame: Any
+    turn: Turn
+
+    def pixels(self, layout: Literal["rgb24", "bgr24"] = "rgb24") -> np.ndarray:
+        """Upright, uint8 [H, W, 3]."""
+        pixels = self.frame.to_ndarray(format=layout)
+        if self.turn.exchanged:
+            pixels = pixels.transpose(1, 0, 2)
+        if self.turn.down or self.turn.right:
+            pixels = pixels[:: -1 if self.turn.down else 1, :: -1 if self.turn.right else 1]
+        return np.ascontiguousarray(pixels)
 
 
 @contextmanager
@@ -72,14 +96,15 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         ) from error
 
 
-def decoded_frames(path: str | Path) -> Iterator[Any]:
-    """Every frame in order as PyAV decodes it, one in memory; `pixels_of` gives its picture.
+def decoded_frames(path: str | Path) -> Iterator[Decoded]:
+    """Every frame in order, one in memory.
 
     Raises DataError when a frame is damaged, or the file ends before the time it promises.
     """
     count, end = 0, 0.0
     with open_video(path) as (container, stream):
-        for frame in container.decode(stream):
+        for decoded in _decoded(container, stream):
+            frame = decoded.frame
             if frame.is_corrupt:
                 raise DataError(
                     f"{path}: frame {count} is damaged, expected a whole video; fetch it again"
@@ -87,7 +112,7 @@ def decoded_frames(path: str | Path) -> Iterator[Any]:
             count += 1
             if frame.pts is not None:
                 end = max(end, float((frame.pts + (frame.duration or 0)) * stream.time_base))
-            yield frame
+            yield decoded
         promised, until = stream.frames, _promised_end(stream)
     if not count:
         raise DataError(f"{path} holds no frames, expected a video; fetch it again")
@@ -104,22 +129,17 @@ def decoded_frames(path: str | Path) -> Iterator[Any]:
         )
 
 
-def pixels_of(frame: Any, layout: Literal["rgb24", "bgr24"] = "rgb24") -> np.ndarray:
-    """A decoded frame upright, uint8 [H, W, 3]."""
-    return _upright(frame.to_ndarray(format=layout), frame.side_data.get(SideData.DISPLAYMATRIX))
-
-
 def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
     """Every frame in order as uint8 [H, W, 3], RGB, one at a time."""
     for frame in decoded_frames(path):
-        yield pixels_of(frame)
+        yield frame.pixels()
 
 
 def iterate_from(path: str | Path, first: int) -> Iterator[np.ndarray]:
     """Frames `first`, `first` + 1, ... as uint8 [H, W, 3], RGB, one at a time, to the file's end."""
     for number, frame in _decode_from(path, first, frame_total(path)):
         if number >= first:
-            yield pixels_of(frame)
+            yield frame.pixels()
 
 
 def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> list[np.ndarray]:
@@ -139,7 +159,7 @@ def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> lis
         wanted = set(missing)
         for number, decoded in _decode_from(path, missing[0], missing[-1]):
             if number in wanted or number % every == 0:
-                picture = pixels_of(decoded)
+                picture = decoded.pixels()
                 SHARED.put(("video", key, number), picture, picture.nbytes)
                 if number in wanted:
                     found[number] = picture
@@ -177,17 +197,26 @@ def numbers_at_rate(times: np.ndarray, fps: float) -> list[int]:
     return [int(number) for number in np.unique(shown)]
 
 
-def _upright(pixels: np.ndarray, matrix: Any) -> np.ndarray:
-    """[H, W, 3] as the display matrix (nine int32, x' = a x + c y, y' = b x + d y) wants it shown:
-    turned by quarters and mirrored. Matrices of other turns count as the nearest quarter."""
+def _decoded(container: Any, stream: Any) -> Iterator[Decoded]:
+    """Frames from where the container stands."""
+    turn: Turn | None = None
+    for frame in container.decode(stream):
+        if turn is None:
+            # Once: a frame whose side data was looked at refers to itself, and lives until Python
+            # next looks for such circles; frames are large.
+            turn = _turn(frame.side_data.get(SideData.DISPLAYMATRIX))
+        yield Decoded(frame, turn)
+
+
+def _turn(matrix: Any) -> Turn:
+    """What a display matrix (nine int32, x' = a x + c y, y' = b x + d y) asks for; turns that are
+    no quarters count as the nearest one."""
     if matrix is None:
-        return pixels
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
-    if abs(int(b)) > abs(int(a)):
-        pixels, right, down = pixels.transpose(1, 0, 2), c, b
-    else:
-        right, down = a, d
-    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+        return Turn()
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
+    if abs(b) > abs(a):
+        return Turn(exchanged=True, down=b < 0, right=c < 0)
+    return Turn(down=d < 0, right=a < 0)
 
 
 def _promised_end(stream: Any) -> float | None:
@@ -202,7 +231,7 @@ def _promised_end(stream: Any) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _decode_from(path: str | Path, first: int, last: int) -> Iterator[tuple[int, Any]]:
+def _decode_from(path: str | Path, first: int, last: int) -> Iterator[tuple[int, Decoded]]:
     """(number, frame) from the last key frame at or before `first` up to `last`."""
     timeline = _timeline(path)
     times = timeline.times
@@ -212,11 +241,11 @@ def _decode_from(path: str | Path, first: int, last: int) -> Iterator[tuple[int,
         keys = timeline.keys[timeline.keys <= times[first]]
         if len(keys) and keys[-1] > times[0]:
             container.seek(int(keys[-1]), stream=stream, backward=True)
-        for count, frame in enumerate(container.decode(stream)):
-            number = count if timeline.counted else int(np.searchsorted(times, frame.pts))
+        for count, decoded in enumerate(_decoded(container, stream)):
+            number = count if timeline.counted else int(np.searchsorted(times, decoded.frame.pts))
             if number > last:
                 return
-            yield number, frame
+            yield number, decoded
 
 
 def _timeline(path: str | Path) -> _Timeline:
