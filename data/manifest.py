@@ -211,7 +211,7 @@ class Texts(Sequence[str]):
 def _map(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and columns of a manifest. Raises FileNotFoundError, ValueError, StorageError."""
     try:
-        data = np.memmap(path, np.uint8, mode="r")
+        data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)  # whose items are quick to get
     except FileNotFoundError:
         raise StorageError(
             f"{path} is gone; start again, and let caches be while they are used"

@@ -40,8 +40,8 @@ class CocoInstances(SegmentedPictures):
         return SHARED.get(("json", parts[0].place), lambda: self._parse(index), lambda _: 2 * size)
 
     @override
-    def named(self, index: int, i: int) -> str:
-        return f"{self.manifest.parts(index)[0].place.path}, annotation {i}"
+    def source(self, index: int) -> str:
+        return self.manifest.parts(index)[0].place.path
 
     def _parse(self, index: int) -> Mapping[int, Mapping[str, Any]]:
         found = {}

@@ -44,15 +44,12 @@ class Sa1b(SegmentedPictures):
         )
 
     @override
-    def named(self, index: int, i: int) -> str:
-        return f"{self._json(index)}, annotation {i}"
-
-    def _json(self, index: int) -> str:
+    def source(self, index: int) -> str:
         return self.where(index, self.manifest.parts(index)[0].place, ".json")
 
     def _parse(self, index: int) -> Mapping[int, Mapping[str, Any]]:
         (part,) = self.manifest.parts(index)
-        where = self._json(index)
+        where = self.source(index)
         try:
             found = json.loads(part.place.read())["annotations"]
             kept = [checked(annotation, where) for annotation in found]

@@ -26,8 +26,8 @@ class SegmentedPictures(Dataset):
         """The annotations of a picture by their id, ascending, checked by `checked`."""
 
     @abstractmethod
-    def named(self, index: int, i: int) -> str:
-        """File and annotation, for a message."""
+    def source(self, index: int) -> str:
+        """The file that holds the annotations of a picture, for a message."""
 
     @override
     def visible(self, index: int, position: int) -> tuple[int, ...]:
@@ -39,11 +39,11 @@ class SegmentedPictures(Dataset):
     def masks(
         self, index: int, position: int, objects: Sequence[int], size: tuple[int, int]
     ) -> np.ndarray:
-        annotations = self.annotations(index)
+        annotations, source = self.annotations(index), self.source(index)
         masks = np.zeros((len(objects), *size), dtype=bool)
         for mask, i in zip(masks, objects, strict=True):
             if i in annotations:
-                segment, where = annotations[i]["segmentation"], self.named(index, i)
+                segment, where = annotations[i]["segmentation"], f"{source}, annotation {i}"
                 if isinstance(segment, list):
                     mask[:] = rle.decode_polygons(segment, size, where)
                 else:
@@ -55,7 +55,7 @@ class SegmentedPictures(Dataset):
             least = getattr(self.spec, limit)
             if least and not _number(about.get(field)):
                 raise DataError(
-                    f"{self.named(index, about['id'])}: {field} is {about.get(field)!r}, expected "
+                    f"{self.source(index)}, annotation {about['id']}: {field} is {about.get(field)!r}, expected "
                     f"a number; leave {limit} out for files without it"
                 )
             if least and about[field] < least:
