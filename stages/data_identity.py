@@ -16,8 +16,8 @@ from pipeline.tracking import Run
 
 def stage_datasets(settings: Mapping[str, Any]) -> dict[str, DatasetSpec]:
     """The data sets in the settings of a stage, by what the stage calls them."""
-    if "dataset" in settings:  # frame extraction has one
-        found = {settings["dataset"]: settings["data"]}
+    if "dataset" in settings:  # frame extraction has one, and makes its frames
+        found = {settings["dataset"]: {**settings["data"], "frames": None}}
     else:
         found = {**settings.get("data", {})}
         found |= {name: settings[name] for name in ("images", "videos") if settings.get(name)}

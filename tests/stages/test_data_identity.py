@@ -47,6 +47,8 @@ def test_what_the_run_makes_itself_has_the_digest_of_its_stage(tmp_path):
     assert data_digests(settings, [tmp_path / "run"]) == {"data:clips": listing.digest}
     with pytest.raises(DataError, match="`frames`"):
         data_digests(settings, [])
+    extraction = {"dataset": "clips", "data": settings["data"]["clips"]}
+    assert data_digests(extraction, []) == {"data:clips": listing.digest}
 
 
 def test_every_kind_of_stage_names_its_data():
