@@ -67,14 +67,14 @@ def load_checkpoint(
         raise ConfigError("load_checkpoint: give a model, or image_size and expect, not both")
     stored = read_weights(source)
     if model is not None:
-        _require_fit(stored, model, asked=describe(model.config))
+        _require_sound(stored, model, asked=describe(model.config))
         _tell_precision(stored)
         model.load_state_dict({name: stored.weights[bare(name)] for name in model.state_dict()})
         return model
     config, asked = _config_of(stored, image_size, expect)
     with torch.device("meta"), _Undrawn():
         built = SAM2(config)
-    _require_fit(stored, built, asked)
+    _require_sound(stored, built, asked)
     _tell_precision(stored)
     own = {name: _own_copy(stored.weights[name]) for name in built.state_dict()}
     built.load_state_dict(own, assign=True)
@@ -98,6 +98,7 @@ def load_component(source: Source, model: SAM2, component: Component) -> list[st
         raise CheckpointError(
             f"the {component} of {stored.name} does not fit a {describe(model.config)}: {problems}"
         )
+    require_finite(held, stored.name)
     _tell_precision(stored)
     new = own | held
     model.load_state_dict({name: new[bare(name)] for name in model.state_dict()})
@@ -153,21 +154,24 @@ def _config_of(
     held = contents(stored.weights)
     if found is None or held != str(found):
         raise CheckpointError(
-            f"{stored.name} holds {held}, not the whole weights of a network that can be built by "
+            f"{stored.name} is {held}, not the whole weights of a network that can be built by "
             "name; give load_checkpoint the model they belong to, or all shards in their folder"
         )
     return preset(found.size, side, version=found.version), str(found)
 
 
-def _require_fit(stored: Stored, network: SAM2, asked: str) -> None:
+def _require_sound(stored: Stored, network: SAM2, asked: str) -> None:
+    """Raise CheckpointError unless all weights fit the network and are finite."""
     problems = differences(stored.weights, expected_weights(network))
     if not problems:
+        require_finite(stored.weights, stored.name)
         return
-    held = contents(stored.weights)
-    found = identify(stored.weights)
+    held, found = contents(stored.weights), identify(stored.weights)
+    if held == asked:
+        raise CheckpointError(f"{stored.name} is {held} but does not fit it: {problems}")
     if held.startswith("only"):
         problems += ". Load the folder of shards, or one of them with load_component"
-    elif found is not None and held != asked:
+    elif found is not None:
         known = f"preset({found.size!r}, version={found.version!r})"
         problems += f". Leave the network to load_checkpoint, or build it with {known}"
     raise CheckpointError(f"{stored.name} is {held}, you asked for {asked}: {problems}")

@@ -128,12 +128,12 @@ def of_component(component: Component, names: Iterable[str]) -> list[str]:
 
 
 def contents(weights: Mapping[str, Tensor]) -> str:
-    """What weights are, for a message: "tiny 2.1", or "only the encoder of tiny"."""
+    """What weights are, as the end of a sentence: "tiny 2.1", or "only the encoder of tiny"."""
     found = identify(weights)
     parts = [part for part in COMPONENTS if of_component(part, weights)]
     if len(parts) in (1, 2):
         return f"only the {' and '.join(parts)}{f' of {found.size}' if found else ''}"
-    return str(found) if found else f"{len(weights)} tensors of no size known here"
+    return str(found) if found else f"of no size known here ({len(weights)} tensors)"
 
 
 def _landmarks(config: SAM2Config) -> tuple[int, int, int]:

@@ -38,7 +38,7 @@ class Stored(NamedTuple):
     name: str
     """Where it came from, for messages; without credentials."""
     weights: dict[str, Tensor]
-    """Under bare names, finite, on the CPU, in the type they are stored in. Of a file they are
+    """Under bare names, dense floating point, on the CPU, in the type they are stored in. Of a file they are
     mapped, not read: what is not used costs no memory."""
     about: About
     """What the file says of itself; empty for the released format."""
@@ -196,8 +196,7 @@ def _read_safetensors(file: Path | BytesIO, name: str) -> tuple[dict[str, Tensor
 
 
 def _plain(weights: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
-    """The same under bare names, once each thing is a finite dense tensor and every name is
-    alone."""
+    """The same under bare names, once each thing is a dense tensor and every name is alone."""
     strange = [key for key, value in weights.items() if not _is_dense_float(value)]
     if strange:
         raise CheckpointError(
@@ -210,7 +209,6 @@ def _plain(weights: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
             f"{name} holds the same weights twice, with and without the prefix of a wrapper "
             "('module.', '_orig_mod.'); save them once"
         )
-    require_finite(plain, name)
     return plain
 
 

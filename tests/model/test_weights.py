@@ -105,7 +105,7 @@ def test_a_built_network_is_on_its_own(other: SAM2, tmp_path: Path):
         file.write(b"\0" * path.stat().st_size)
     assert same(built, other.state_dict())
     assert all(p.requires_grad and p.is_leaf and p.is_contiguous() for p in built.parameters())
-    assert {p.device.type for p in built.parameters()} == {"cpu"}
+    assert {p.device.type for p in [*built.parameters(), *built.buffers()]} == {"cpu"}
     images = torch.randn(1, 3, 96, 96)
     torch.testing.assert_close(built.encode(images).s16, other.encode(images).s16)
 
