@@ -72,8 +72,7 @@ def load_checkpoint(
         model.load_state_dict({name: stored.weights[bare(name)] for name in model.state_dict()})
         return model
     config, asked = _config_of(stored, image_size, expect)
-    with torch.device("meta"), _Undrawn():
-        built = SAM2(config)
+    built = _without_weights(config)
     _require_sound(stored, built, asked)
     _tell_precision(stored)
     own = {name: _own_copy(stored.weights[name]) for name in built.state_dict()}
@@ -120,13 +119,18 @@ def save_checkpoint(
     shards: make a folder of `target`, with a file for each component and an index of their digests.
 
     Each file is there whole or not at all, and equal weights give equal bytes. Returns the paths
-    written, the index last. Raises CheckpointError where weights are not finite, StorageError where
-    the target cannot be written.
+    written, the index last. Raises CheckpointError where weights are not finite or not those of a plain
+    network, StorageError where the target cannot be written.
     """
     network = next((part for part in model.modules() if isinstance(part, SAM2)), None)
     if network is None:
         raise TypeError(f"save_checkpoint: expected a SAM2, found a {type(model).__name__}")
     weights = {name: _plain(value) for name, value in expected_weights(network).items()}
+    if problems := differences(weights, _without_weights(network.config).state_dict()):
+        raise CheckpointError(
+            f"the network to save is no longer a plain {describe(network.config)}: {problems}. "
+            "Merge what was added to it first (low-rank changes: model.lora.merged)"
+        )
     require_finite(weights, "the network to save")
     about = _about(network.config)
     form = format_of(target, form)
@@ -187,6 +191,11 @@ def _tell_precision(stored: Stored) -> None:
 def _about(config: SAM2Config) -> About:
     known = identity_of(config)
     return About(known.size if known else None, config.version, config.image_size)
+
+
+def _without_weights(config: SAM2Config) -> SAM2:
+    with torch.device("meta"), _Undrawn():
+        return SAM2(config)
 
 
 class _Undrawn(TorchFunctionMode):

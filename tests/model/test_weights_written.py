@@ -12,6 +12,8 @@ from safetensors import safe_open
 from torch import nn
 
 from model import build_sam2, load_checkpoint, preset, save_checkpoint
+from model.lora import add_lora, merged
+from model.policy import LoRAConfig
 from model.sam2 import SAM2
 from pipeline.errors import CheckpointError, ConfigError, StorageError
 from tests.golden.reader import FOLDER
@@ -151,6 +153,18 @@ def test_interrupted_shards_are_refused(
         save_checkpoint(build_sam2("micro"), tmp_path, shards=True)
     with pytest.raises(CheckpointError, match="another export"):
         load_checkpoint(tmp_path)
+
+
+def test_low_rank_changes_are_merged_before_saving(tmp_path: Path):
+    adapted = build_sam2("micro")
+    add_lora(adapted, LoRAConfig(layers=("*.attn.qkv",), rank=2))
+    with pytest.raises(
+        CheckpointError, match=r"no longer a plain micro 2\.1: .*model\.lora\.merged"
+    ):
+        save_checkpoint(adapted, tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+    save_checkpoint(merged(adapted), tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt").config == adapted.config
 
 
 def test_places_that_cannot_be_written(model: SAM2, tmp_path: Path):
