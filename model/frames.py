@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.pictures import PICTURE_SUFFIXES, read_rgb
-from pipeline.video import frame_total, iterate_from
+from pipeline.video import check_whole, frame_total, iterate_from
 
 Frame = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
@@ -105,6 +105,7 @@ class VideoFileFrames:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
+        check_whole(path)
         self._path = path
         self._length = frame_total(path)
         self._stream: Iterator[Frame] = iter(())

@@ -136,10 +136,17 @@ def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
 
 
 def iterate_from(path: str | Path, first: int) -> Iterator[np.ndarray]:
-    """Frames `first`, `first` + 1, ... as uint8 [H, W, 3], RGB, one at a time, to the file's end."""
-    for number, frame in _decode_from(path, first, frame_total(path)):
+    """Frames `first`, `first` + 1, ... as uint8 [H, W, 3], RGB, one at a time, to the file's end.
+
+    Raises DataError when one of them is damaged.
+    """
+    for number, decoded in _decode_from(path, first, frame_total(path)):
         if number >= first:
-            yield frame.pixels()
+            if decoded.frame.is_corrupt:
+                raise DataError(
+                    f"{path}: frame {number} is damaged, expected a whole video; fetch it again"
+                )
+            yield decoded.pixels()
 
 
 def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> list[np.ndarray]:
@@ -175,6 +182,22 @@ def read_frames(path: str | Path, numbers: Sequence[int], every: int = 1) -> lis
 def frame_total(path: str | Path) -> int:
     """Number of frames, from the packets of the file (nothing is decoded)."""
     return len(_timeline(path).times)
+
+
+def check_whole(path: str | Path) -> None:
+    """Raise DataError where the file's packets end before the time its header promises (nothing is
+    decoded)."""
+    line = _timeline(path)
+    with open_video(path) as (_, stream):
+        promised, until = stream.frames, _promised_end(stream)
+    if until is None:
+        return
+    step = until / promised if promised else 0.5
+    if line.times[-1] * line.unit < until - 2.5 * step:
+        raise DataError(
+            f"{path} is truncated: found {len(line.times)} frames, expected {promised or 'more'} "
+            f"up to {until:.1f} seconds, as its header promises; fetch it again"
+        )
 
 
 def frame_times(path: str | Path) -> np.ndarray:

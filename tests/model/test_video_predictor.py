@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.sam2 import SAM2, build_sam2
 from model.video_predictor import VideoPredictor, track_video
 from model.video_store import Answer, Shelf
 from pipeline.errors import DataError
-from tests.golden.reader import Golden
-
-VIDEO = Golden("micro_l_video_predictor.npz")
+from tests.model.videos import VIDEO, box_shape, noise, stored_video
 
 
 @pytest.fixture(scope="module")
 def network() -> SAM2:
     torch.manual_seed(0)
     return build_sam2("micro")
-
-
-def stored_video() -> list[NDArray[np.uint8]]:
-    sizes = VIDEO.array("in:jpeg_sizes").tolist()
-    ends = np.cumsum(sizes)
-    packed = VIDEO.array("in:jpeg_bytes").tobytes()
-    files = [packed[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    return [np.asarray(Image.open(BytesIO(file)).convert("RGB")) for file in files]
 
 
 @pytest.mark.parametrize(
@@ -62,32 +50,23 @@ def test_reference_masks_through_a_video(
     np.testing.assert_allclose(ours[later], sampled[later], atol=5e-3)
 
 
-def video(frames: int) -> list[NDArray[np.uint8]]:
-    random = np.random.default_rng(1)
-    return [random.integers(0, 255, (40, 60, 3), dtype=np.uint8) for _ in range(frames)]
-
-
-def shape(x: int, y: int) -> NDArray[np.bool_]:
-    mask = np.zeros((40, 60), bool)
-    mask[y : y + 15, x : x + 20] = True
-    return mask
-
-
 def test_objects_are_followed_alone_as_together(network: SAM2) -> None:
-    frames = video(9)
-    together = list(track_video(network, frames, {0: {3: shape(5, 5)}, 2: {1: shape(30, 20)}}))
-    first = list(track_video(network, frames, shape(5, 5)[None]))
+    frames = noise(9)
+    together = list(
+        track_video(network, frames, {0: {3: box_shape(5, 5)}, 2: {1: box_shape(30, 20)}})
+    )
+    first = list(track_video(network, frames, box_shape(5, 5)[None]))
     assert len(together) == 9
     for t, (both, one) in enumerate(zip(together, first, strict=True)):
         assert both.shape == (2, 40, 60)
         torch.testing.assert_close(both[1], one[0], atol=1e-4, rtol=1e-4)
         assert (both[0] == -1024).all() == (t < 2)
-    assert torch.equal(together[2][0] > 0, torch.from_numpy(shape(30, 20)))
+    assert torch.equal(together[2][0] > 0, torch.from_numpy(box_shape(30, 20)))
 
 
 def test_batches_of_frames_do_not_matter_and_frames_stream(network: SAM2) -> None:
-    frames = video(6)
-    whole = list(VideoPredictor(network, frames_at_once=6).track(frames, shape(5, 5)[None]))
+    frames = noise(6)
+    whole = list(VideoPredictor(network, frames_at_once=6).track(frames, box_shape(5, 5)[None]))
     read: list[int] = []
 
     def stream() -> Iterator[NDArray[np.uint8]]:
@@ -96,7 +75,7 @@ def test_batches_of_frames_do_not_matter_and_frames_stream(network: SAM2) -> Non
             yield frame
 
     one_by_one = VideoPredictor(network, frames_at_once=1).track(
-        stream(), shape(5, 5)[None], frame_count=6
+        stream(), box_shape(5, 5)[None], frame_count=6
     )
     for t, logits in enumerate(one_by_one):
         assert read == list(range(t + 1))
@@ -114,25 +93,28 @@ def test_answers_that_no_frame_reads_any_more_are_forgotten(
         kept.append(len(shelf))
 
     monkeypatch.setattr(Shelf, "__setitem__", spy)
-    list(track_video(network, video(30), shape(5, 5)[None]))
+    list(track_video(network, noise(30), box_shape(5, 5)[None]))
     assert len(kept) == 30
     assert max(kept) <= 16
 
 
 def test_exclusive_answers_do_not_overlap(network: SAM2) -> None:
-    masks = np.stack([shape(5, 5), shape(10, 10)])
-    for logits in VideoPredictor(network, exclusive=True).track(video(4), masks):
+    masks = np.stack([box_shape(5, 5), box_shape(10, 10)])
+    for logits in VideoPredictor(network, exclusive=True).track(noise(4), masks):
         assert ((logits > 0).sum(0) <= 1).all()
 
 
 @pytest.mark.parametrize(
     ("masks", "named"),
     [
-        ({0: {1: shape(0, 0)}, 2: {1: shape(0, 0)}}, "object 1 is shown on frame 0 and again"),
-        ({5: {1: shape(0, 0)}}, "masks are given for frame 5, but the video has 3 frames"),
+        (
+            {0: {1: box_shape(0, 0)}, 2: {1: box_shape(0, 0)}},
+            "object 1 is shown on frame 0 and again",
+        ),
+        ({5: {1: box_shape(0, 0)}}, "masks are given for frame 5, but the video has 3 frames"),
         (np.ones((1, 4, 4), bool), r"a mask of size \(4, 4\) for a video of size \(40, 60\)"),
     ],
 )
 def test_misuse_of_the_video_predictor(network: SAM2, masks: Any, named: str) -> None:
     with pytest.raises(DataError, match=named):
-        list(track_video(network, video(3), masks))
+        list(track_video(network, noise(3), masks))
