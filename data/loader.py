@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.collate import PackedBatch, collate
 from data.quarantine import Broken, Quarantine
 from data.types import ClipBatch
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
     from data.mixture import TrainingClips
@@ -28,7 +28,8 @@ class _Made(NamedTuple):
 
     step: int
     batch: ClipBatch | PackedBatch | None
-    error: str
+    error: DataError | StorageError | None
+    """Sent rather than raised: an exception from a worker arrives wrapped in a traceback."""
     broken: list[Broken]
 
 
@@ -50,10 +51,9 @@ class _Steps(TorchDataset):
                 made.append(clip)
                 broken += left_out
             batch = collate(made, self.clips.kind(step), slots)
-            return _Made(step, PackedBatch.of(batch) if get_worker_info() else batch, "", broken)
-        except DataError as error:
-            # As text: an exception from a worker arrives wrapped in a traceback.
-            return _Made(step, None, str(error), broken)
+            return _Made(step, PackedBatch.of(batch) if get_worker_info() else batch, None, broken)
+        except (DataError, StorageError) as error:
+            return _Made(step, None, error, broken)
 
 
 def loader(
@@ -72,7 +72,7 @@ def loader(
     iterator ends its workers. quarantine: where broken samples are recorded, in the order of steps
     whatever the number of workers.
     Raises ConfigError when a batch cannot be shared evenly, DataError when too many samples are
-    broken.
+    broken, StorageError when a storage stays out of reach.
     """
     for group in clips.groups:
         if group.batch % world:
@@ -98,8 +98,9 @@ def _batches(
     )
     for made in batches:
         quarantine.note(made.step, made.broken)
-        if made.batch is None:
-            raise DataError(made.error)
+        if made.error is not None:
+            raise made.error
+        assert made.batch is not None
         yield made.batch.unpack() if isinstance(made.batch, PackedBatch) else made.batch
 
 

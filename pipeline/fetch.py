@@ -7,7 +7,6 @@ should be is a fault of the data (DataError: such a sample can be left out); a s
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,9 +62,8 @@ def local_copy(path: str | Path, version: int = 0) -> Path:
 def _read_local(path: str | Path, start: int, size: int | None) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
-            if size is None and start == 0:
-                return file.readall()
-            return os.pread(file.fileno(), 1 << 40 if size is None else size, start)
+            file.seek(start)
+            return file.readall() if size is None else file.read(size)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}), expected a file of the data set; "

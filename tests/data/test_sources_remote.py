@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from data.extract import ExtractOptions, extract_frames
+from data.mixture import TrainingClips, loader
+from data.settings import Augment, ClipSampling, Mixture
 from data.sources import open_dataset
 from data.sources.sav import list_videos
 from data.spec import DatasetSpec
@@ -168,6 +170,31 @@ def test_a_store_that_stays_away_is_no_fault_of_the_data(bucket, endpoint, tmp_p
             dataset.load(0)
         assert max(proxy.asked.values()) == tries
         proxy.close()
+
+
+def test_training_stops_with_one_line_when_its_store_is_gone(
+    bucket, endpoint, tmp_path, monkeypatch
+):
+    """Also from a worker; and no sample is set aside for it."""
+    s3.upload(like.davis(tmp_path / "davis"), bucket)
+    monkeypatch.setattr(remote, "PAUSES", ())
+    proxy = s3.FlakyProxy(endpoint, lambda path, before: 403 if ".jpg" in path else None)
+    with s3.pointed_at(proxy.address, AWS_MAX_ATTEMPTS="1"):
+        source = TrainingClips(
+            {"bear": opened("davis", bucket)},
+            Mixture(video_batch=1),
+            ClipSampling(frames=2),
+            Augment(),
+            32,
+            seed=0,
+        )
+        for workers in (0, 1):
+            with pytest.raises(
+                DataError, match=r"\.jpg cannot be read \(.*; check the address"
+            ) as caught:
+                list(loader(source, start_step=0, stop_step=2, workers=workers))
+            assert "\n" not in str(caught.value)
+    proxy.close()
 
 
 def test_credentials_are_shown_nowhere(bucket, endpoint, tmp_path, caplog, monkeypatch):
