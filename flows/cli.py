@@ -37,7 +37,8 @@ The same command continues a run that was stopped; stages that are done are not 
   sam2-pipeline stage video_train.evaluate recipe=smoke
   sam2-pipeline stage video_train recipe=smoke checkpoint=image_model.pt""",
     "plan": """examples:
-  sam2-pipeline plan recipe=three_stage""",
+  sam2-pipeline plan recipe=three_stage
+  sam2-pipeline plan recipe=mose_finetune --memory 24       how each stage fits into 24 GiB""",
     "synth": """examples:
   sam2-pipeline synth --out world --seed 7 --images 200 --videos 40""",
     "extract-frames": """examples:
@@ -141,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     stage = command("stage", "run or continue one stage of a recipe")
     stage.add_argument("name", metavar="NAME", help="the stage's name in the recipe")
     plan = command("plan", "list the stages of a recipe: what is done, what would run")
+    plan.add_argument(
+        "--memory", type=float, metavar="GIB", help="also fit each training stage into such a card"
+    )
     for made in (run, stage, plan):
         _add_settings(made)
     command("recipes", "list the recipes")

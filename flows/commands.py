@@ -24,7 +24,7 @@ from flows.predict import predict
 from flows.results import short
 from flows.run import Request, Run
 from pipeline.errors import ConfigError, StageError
-from stages.recipe import load_recipe, recipe_names
+from stages.recipe import Recipe, TrainStage, load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from flows.services import Status
@@ -73,8 +73,27 @@ def plan(arguments: argparse.Namespace) -> int:
         planned = next(item for item in wanted_run.planned if item.name == name)
         table.add_row(name, planned.kind, planned.checkpoint_from or "", state)
     console.print(table)
+    if arguments.memory is not None:
+        _print_memory(wanted_run.recipe, arguments.memory, console)
     console.print(f"run it with: {request.command()}", markup=False, soft_wrap=True)
     return 0
+
+
+def _print_memory(recipe: Recipe, gib: float, console: Console) -> None:
+    """How each training stage fits into a card. Raises ConfigError for the first that does not."""
+    from stages.memory_plan import fit_to_memory
+
+    ranks = recipe.launch.nodes * recipe.launch.tasks_per_node
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TrainStage):
+            kinds = {recipe.datasets[dataset].kind for dataset in stage.datasets}
+            with console.status(f"{name}: trying the worst step"):
+                try:
+                    found = fit_to_memory(recipe.model, stage, set(kinds), ranks, gib)
+                except ConfigError as error:
+                    raise ConfigError(f"stages.{name}.{error}") from error
+            console.print(f"{name}: {found}", markup=False, soft_wrap=True)
+    console.print(f"train so with: stages.NAME.memory_gb={gib:g}\n", markup=False)
 
 
 def recipes(arguments: argparse.Namespace) -> int:

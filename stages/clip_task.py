@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from data.types import ClipBatch
 from model.losses import Losses, clip_loss
 from model.policy import LossConfig, MemorySavings, PromptPolicy
-from model.prompts import ObjectChance, plan_prompts, plan_rng
+from model.prompts import ObjectChance, PromptPlan, plan_prompts, plan_rng
 from model.recompute import recompute
 from model.sam2 import SAM2
 from model.tracker import encode_clip, track_objects
@@ -79,6 +79,10 @@ class ClipTask:
             ]
         )
 
+    def plan(self, frames: int, step: int) -> PromptPlan:
+        """What the simulated user does in the clips of `step`."""
+        return plan_prompts(self.prompts, frames, plan_rng(self.seed, step))
+
     def track(self, batch: ClipBatch, step: int) -> ClipOutput:
         """The network's answers on `batch`, prompted as on `step`."""
         with self._autocast():
@@ -92,7 +96,7 @@ class ClipTask:
     def _track(
         self, frames: Sequence[ImageFeatures], batch: ClipBatch, step: int, objects: slice
     ) -> ClipOutput:
-        plan = plan_prompts(self.prompts, batch.frames.shape[1], plan_rng(self.seed, step))
+        plan = self.plan(batch.frames.shape[1], step)
         chance = ObjectChance(self.seed, step, batch.slots, batch.clip_of_object).of(objects)
         owners = batch.clip_of_object[objects]
         return track_objects(self.model, frames, batch.masks[objects], owners, plan, chance)

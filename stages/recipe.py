@@ -7,7 +7,7 @@ Importing this file loads no torch, so a wrong key is reported in a second.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import configs
 from data.settings import Augment, ClipSampling, Mixture
 from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
+from model.config import SAM2Config, preset
 from model.policy import LoRAConfig, LossConfig, MemorySavings, PromptPolicy
 from pipeline.config import compose, did_you_mean, parse
 from pipeline.errors import ConfigError
@@ -33,6 +34,11 @@ class ModelChoice:
     preset: Literal["micro", "tiny", "small", "base_plus", "large"] = "base_plus"
     image_size: int = 1024
     version: Literal["2.0", "2.1"] = "2.1"
+
+    def config(self, drop_path: float = 0.0, dropout: float | None = None) -> SAM2Config:
+        """The network, with what a stage changes of it; dropout None leaves the preset's."""
+        config = preset(self.preset, self.image_size, version=self.version, drop_path=drop_path)
+        return config if dropout is None else replace(config, dropout=dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,9 @@ class TrainStage:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory: MemorySavings = field(default_factory=MemorySavings)
     """What is computed again, or bit by bit, to fit a smaller card."""
+    memory_gb: float | None = None
+    """GiB of a card: the stage splits its batches and saves memory as it needs to fit in;
+    `sam2-pipeline plan --memory GIB` shows how. None takes the settings as they are."""
     validation: Validation | None = None
     """Measure while training; none leaves it to the evaluation after the stage."""
 

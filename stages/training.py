@@ -18,7 +18,6 @@ from data.mixture import TrainingClips, loader
 from data.quarantine import Quarantine
 from data.sources import open_dataset
 from data.spec import DatasetSpec
-from model.config import preset
 from model.lora import add_lora, merged
 from model.sam2 import SAM2, build_sam2
 from model.weights import load_checkpoint, save_checkpoint
@@ -39,6 +38,7 @@ from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoin
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
 from stages.data_identity import record_data
+from stages.memory_plan import fit_to_memory
 from stages.overlay import training_picture
 from stages.recipe import ModelChoice, TrainStage
 from stages.validation import Measure, Validator
@@ -52,6 +52,7 @@ def train(spec: StageSpec) -> StageResult | None:
     stage = parse(TrainStage, spec.settings["stage"], where=spec.name)
     seed, folder = int(spec.settings["seed"]), Path(spec.folder)
     world = distributed.init()
+    stage = fitted(spec, stage, world)
     clips = TrainingClips(
         {
             name: open_dataset(parse(DatasetSpec, values, where=name))
@@ -135,6 +136,29 @@ def train(spec: StageSpec) -> StageResult | None:
     return result
 
 
+def fitted(spec: StageSpec, stage: TrainStage, world: World) -> TrainStage:
+    """The stage as it fits into `memory_gb`; as it is where none is given. Raises ConfigError with
+    numbers where nothing fits."""
+    if stage.memory_gb is None:
+        return stage
+    plan, problem = None, ""
+    if world.is_first:
+        choice = parse(ModelChoice, spec.settings["model"], where="model")
+        kinds: set[str] = {
+            parse(DatasetSpec, values, where=name).kind
+            for name, values in spec.settings["data"].items()
+        }
+        try:
+            plan = fit_to_memory(choice, stage, kinds, world.size, stage.memory_gb, spec.folder)
+            print(f"memory: {plan}")
+        except ConfigError as error:
+            problem = str(error)
+    plan, problem = world.share((plan, problem))
+    if plan is None:
+        raise ConfigError(f"stages.{spec.name}.{problem}")
+    return plan.applied(stage)
+
+
 def build_validator(
     spec: StageSpec, stage: TrainStage, world: World, log: StageLog
 ) -> Validator | None:
@@ -152,9 +176,7 @@ def build_validator(
 def build_model(spec: StageSpec, drop_path: float = 0.0, dropout: float | None = None) -> SAM2:
     """The network of the recipe with the weights of `spec.input`, or freshly initialised from the seed."""
     choice = parse(ModelChoice, spec.settings["model"], where="model")
-    config = preset(choice.preset, choice.image_size, version=choice.version, drop_path=drop_path)
-    if dropout is not None:
-        config = replace(config, dropout=dropout)
+    config = choice.config(drop_path, dropout)
     torch.manual_seed(int(spec.settings["seed"]))
     model = build_sam2(config)
     if spec.input is not None:
