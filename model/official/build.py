@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
+from model.compile import compile_blocks
 from model.config import SAM2Config, Version, preset
 from model.sam2 import SAM2
 from model.weights import load_checkpoint
@@ -83,11 +84,13 @@ def build_sam2_video_predictor(
     mode: Literal["eval", "train"] = "eval",
     hydra_overrides_extra: Sequence[str] = (),
     apply_postprocessing: bool = True,
+    vos_optimized: bool = False,
 ) -> SAM2VideoPredictor:
     """The video predictor of a released configuration; see `build_sam2`.
 
     apply_postprocessing: also fill small holes, and remember the masks that a user settled by
     points as black and white. hydra_overrides_extra: also the options of `SAM2VideoPredictor`.
+    vos_optimized: compile the network (`compile_blocks`); the first frames are slow.
     """
     from model.official.video import SAM2VideoPredictor
 
@@ -96,6 +99,8 @@ def build_sam2_video_predictor(
         overrides |= {"fill_hole_area": HOLE_AREA, "binarize_mask_from_pts_for_mem_enc": True}
     overrides |= _overrides(hydra_overrides_extra, _VIDEO_OVERRIDES)
     model = _network(config_file, ckpt_path, device, mode, overrides)
+    if vos_optimized:
+        compile_blocks(model)
     options = {name: value for name, value in overrides.items() if name not in _IMAGE_OVERRIDES}
     return SAM2VideoPredictor(model, **options)
 

@@ -14,8 +14,11 @@ from model import save_checkpoint
 from model.official import (
     SAM2AutomaticMaskGenerator,
     SAM2ImagePredictor,
+    SAM2VideoPredictor,
+    build,
     build_sam2,
     build_sam2_hf,
+    build_sam2_video_predictor,
     build_sam2_video_predictor_hf,
 )
 from model.official.build import RELEASED, BuiltSAM2
@@ -220,6 +223,51 @@ def test_segmentations_in_three_forms(built: BuiltSAM2) -> None:
             np.testing.assert_array_equal(rle.decode(stored), shape)
 
 
+def test_video_notebook(built: BuiltSAM2, tmp_path: Path) -> None:
+    for frame in range(5):
+        Image.fromarray(np.roll(IMAGE, 3 * frame, 1)).save(tmp_path / f"{frame:05d}.jpg")
+    predictor = SAM2VideoPredictor(built, fill_hole_area=8)
+    inference_state = predictor.init_state(video_path=str(tmp_path))
+    predictor.reset_state(inference_state)
+    points, labels = np.array([[86, 70]], np.float32), np.array([1], np.int32)
+    _, out_obj_ids, out_mask_logits = predictor.add_new_points_or_box(
+        inference_state=inference_state, frame_idx=0, obj_id=4, points=points, labels=labels
+    )
+    assert list(out_obj_ids) == [4]
+    assert (out_mask_logits[0] > 0.0).cpu().numpy().shape == (1, HEIGHT, WIDTH)
+    _, out_obj_ids, out_mask_logits = predictor.add_new_points_or_box(
+        inference_state=inference_state,
+        frame_idx=0,
+        obj_id=2,
+        box=np.array([42, 60, 70, 87], np.float32),
+    )
+    assert list(out_obj_ids) == [4, 2]
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[10:60, 90:150] = True
+    predictor.add_new_mask(inference_state, frame_idx=2, obj_id=7, mask=mask)
+
+    video_segments = {}
+    for out_frame_idx, out_obj_ids, out_mask_logits in predictor.propagate_in_video(
+        inference_state
+    ):
+        assert out_mask_logits.shape == (3, 1, HEIGHT, WIDTH)
+        assert out_mask_logits.dtype == torch.float32
+        video_segments[out_frame_idx] = {
+            out_obj_id: (out_mask_logits[i] > 0.0).cpu().numpy()
+            for i, out_obj_id in enumerate(out_obj_ids)
+        }
+    assert list(video_segments) == [0, 1, 2, 3, 4]
+    assert list(video_segments[4]) == [4, 2, 7]
+
+    obj_ids, updated = predictor.remove_object(inference_state, 2, strict=False)
+    assert list(obj_ids) == [4, 7]
+    assert all(logits.shape == (2, 1, HEIGHT, WIDTH) for _, logits in updated)
+    again = predictor.propagate_in_video(inference_state, start_frame_idx=3, reverse=True)
+    assert [frame for frame, _, _ in again] == [3, 2, 1, 0]
+    predictor.reset_state(inference_state)
+    assert inference_state["obj_ids"] == []
+
+
 # ---- building
 
 
@@ -253,6 +301,48 @@ def test_post_processing_can_be_left_out() -> None:
         hydra_overrides_extra=[f"{switch}true", fixed],
     )
     assert on.stability_fallback
+
+
+def test_video_predictors_are_built_with_their_options() -> None:
+    name, small = "configs/sam2.1/sam2.1_hiera_t.yaml", "++model.image_size=64"
+    usual = build_sam2_video_predictor(name, device="cpu", hydra_overrides_extra=[small])
+    settings = usual.predictor.settings
+    assert settings.stability_fallback
+    assert (settings.fill_hole_area, settings.binary_prompts) == (8, True)
+    assert not (settings.exclusive or settings.lasting_corrections)
+    other = build_sam2_video_predictor(
+        name,
+        device="cpu",
+        apply_postprocessing=False,
+        hydra_overrides_extra=[
+            small,
+            "++model.non_overlap_masks=true",
+            "++model.add_all_frames_to_correct_as_cond=True",
+            "++model.clear_non_cond_mem_around_input=true",
+            "++model.fill_hole_area=3",
+        ],
+    )
+    settings = other.predictor.settings
+    assert other.image_size == 64
+    assert not (settings.stability_fallback or settings.binary_prompts)
+    assert settings.exclusive
+    assert settings.lasting_corrections
+    assert settings.forget_around_prompts
+    assert settings.fill_hole_area == 3
+    with pytest.raises(ConfigError, match="fill_hole_area=many' has no counterpart"):
+        build_sam2_video_predictor(
+            name, device="cpu", hydra_overrides_extra=["++model.fill_hole_area=many"]
+        )
+
+
+def test_video_predictors_are_compiled_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[SAM2] = []
+    monkeypatch.setattr(build, "compile_blocks", compiled.append)
+    small = {"device": "cpu", "hydra_overrides_extra": ["++model.image_size=64"]}
+    build_sam2_video_predictor("sam2.1_hiera_t.yaml", **small)
+    assert compiled == []
+    predictor = build_sam2_video_predictor("sam2.1_hiera_t.yaml", vos_optimized=True, **small)
+    assert compiled == [predictor.model]
 
 
 def test_weights_are_loaded_and_must_fit(tmp_path: Path) -> None:
