@@ -106,15 +106,15 @@ class Follower:
     ) -> None:
         rows = _rows(seen, len(batch))
         nothing = Prompts.none(len(batch), self.model.device)
-        answer = self.model.decode(self._recall(batch, rows), rows, nothing, multimask=True)
+        answer = self.model.decode(self._recall(batch, seen), rows, nothing, multimask=True)
         memory = self._memory(seen, answer.low, answer.object_score, from_prompt=False)
         for (masklet, _), one, row in zip(batch, self._answers(answer), memory, strict=True):
             masklet.tracked[frame] = one._replace(memory=row)
 
-    def _recall(self, batch: Sequence[tuple[Masklet, Reading]], rows: ImageFeatures) -> Tensor:
+    def _recall(self, batch: Sequence[tuple[Masklet, Reading]], seen: ImageFeatures) -> Tensor:
         """The features of a frame in the light of what is remembered of N objects, whose readings
         have the same shape."""
-        device, dtype = self.model.device, rows.s16.dtype
+        device, dtype = self.model.device, seen.s16.dtype
         memories = []
         for nth, (_, slot) in enumerate(batch[0][1].memories):
             stored = [masklet.at(read.memories[nth][0]).memory for masklet, read in batch]
@@ -127,7 +127,7 @@ class Follower:
             distances = [float(read.pointers[nth][1]) for _, read in batch]
             pointers.append((given.to(device), distances))
         unit = float(batch[0][1].unit)
-        return self.model.recall(rows, memories, pointers, max_pointer_distance=unit)
+        return self.model.recall(seen, memories, pointers, max_pointer_distance=unit)
 
     def _memory(
         self, seen: ImageFeatures, low: Tensor, score: Tensor, *, from_prompt: bool
@@ -135,8 +135,7 @@ class Follower:
         """What N answers leave in memory, one [1, Cm, h, w] each, rounded as it is stored."""
         side = self.model.config.image_size
         full = F.interpolate(low.float(), size=(side, side), mode="bilinear", align_corners=False)
-        rows = _rows(seen, len(low))
-        memory = self.model.remember(rows, full, score, from_prompt=from_prompt)
+        memory = self.model.remember(seen, full, score, from_prompt=from_prompt)
         return _split(memory.features.to(torch.bfloat16))
 
     def _answers(self, answer: FramePrediction) -> list[Answer]:
