@@ -133,7 +133,8 @@ def read_much(dataset, seed, count):
 
 
 @pytest.mark.parametrize(
-    "method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)]
+    "method",
+    ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("forkserver", "spawn"))],
 )
 def test_workers_read_after_their_parent_did(bucket, tmp_path, method):
     s3.upload(like.sa1b_tar(tmp_path / "tar", like.sa1b(tmp_path / "sa1b", count=80)), bucket)
@@ -190,7 +191,7 @@ def test_training_stops_with_one_line_when_its_store_is_gone(
         )
         for workers in (0, 1):
             with pytest.raises(
-                DataError, match=r"\.jpg cannot be read \(.*; check the address"
+                StorageError, match=r"\.jpg cannot be read \(.*; check the address"
             ) as caught:
                 list(loader(source, start_step=0, stop_step=2, workers=workers))
             assert "\n" not in str(caught.value)
