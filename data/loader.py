@@ -4,8 +4,10 @@ either way."""
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -93,7 +95,7 @@ def _batches(
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=partial(_start_worker, dict(os.environ)) if workers else None,
         multiprocessing_context=_context() if workers else None,
     )
     for made in batches:
@@ -113,8 +115,13 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _start_worker(_: int) -> None:
-    """One thread each, and Ctrl-C is left to the parent, which ends its workers."""
+def _start_worker(environment: dict[str, str], _: int) -> None:
+    """One thread each, and Ctrl-C is left to the parent, which ends its workers.
+
+    environment: the parent's. The server that workers are forked from has that of its own start,
+    without credentials that were set later.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

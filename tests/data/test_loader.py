@@ -348,6 +348,23 @@ def test_batches_move_and_pin_as_a_whole(pictures):
         same(batch.pin_memory(), batch)
 
 
+class Telling(TrainingClips):
+    """Says in its error what a worker sees."""
+
+    def make(self, step, slot):
+        raise DataError(os.environ.get("SET_LATER", "nothing"))
+
+
+def test_workers_see_what_was_set_after_the_first_of_them(pictures, monkeypatch):
+    """As credentials in a notebook: the server that workers are forked from runs already."""
+    telling = Telling({"a": pictures}, Mixture(), ClipSampling(), AUGMENT, 32, 0)
+    with pytest.raises(DataError, match="^nothing$"):
+        batches(telling, 0, 1, workers=1)
+    monkeypatch.setenv("SET_LATER", "credentials")
+    with pytest.raises(DataError, match="^credentials$"):
+        batches(telling, 0, 1, workers=1)
+
+
 def test_closing_early_ends_the_workers(pictures):
     import multiprocessing
 
