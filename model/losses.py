@@ -26,17 +26,26 @@ PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}
 keeps a GPU busy."""
 
 
+AREAS = {"absent": 0.0, "small": 0.0, "medium": (32 / 640) ** 2, "large": (96 / 640) ** 2}
+"""Sizes of objects and the share of the picture from which each counts: COCO's 32 and 96 pixels, at
+COCO's usual 640. Absent objects are a size of their own."""
+
+
 class Losses(NamedTuple):
-    """The loss of a clip. All are scalars, already divided by the number of objects; only `total`
-    has a gradient."""
+    """The loss of a clip, already divided by the number of objects; only `total` has a
+    gradient."""
 
     total: Tensor
-    """The weighted sum."""
+    """Scalar, the weighted sum."""
     focal: Tensor
+    """Scalar, as the following ones; not weighted."""
     dice: Tensor
     iou: Tensor
     object: Tensor
     temporal: Tensor
+    by_area: Tensor
+    """[2, 4]: the weighted sum (without temporal) over the answers about objects of each of AREAS,
+    and the number of such answers."""
 
 
 class Judgement(NamedTuple):
@@ -65,18 +74,29 @@ def clip_loss(
     objects the loss is a zero with a gradient.
     """
     sums: list[Tensor] = []
+    by_area = masks.new_zeros(2, len(AREAS), dtype=torch.float32)
     judged = [(t, step) for t, steps in enumerate(output.judged) for step in steps]
     for count in sorted({step.candidates.shape[1] for _, step in judged}):
         group = [(t, step) for t, step in judged if step.candidates.shape[1] == count]
         truth = masks[:, [t for t, _ in group]].transpose(0, 1).flatten(0, 1)
-        sums.append(_judge_steps([step for _, step in group], truth, config))
+        judged_sums, sizes = _judge_steps([step for _, step in group], truth, config)
+        sums.append(judged_sums)
+        by_area = by_area + sizes
     if config.temporal > 0 and judged:
         sums.append(_temporal(output, masks))
     nothing = output.anchor.float()
     parts = (torch.stack(sums).sum(0) if sums else nothing.new_zeros(6)) / num_objects
     total, focal, dice, iou, presence, temporal = (parts + nothing).unbind()
     total = total + config.temporal * temporal
-    return Losses(total, *(part.detach() for part in (focal, dice, iou, presence, temporal)))
+    return Losses(
+        total=total,
+        focal=focal.detach(),
+        dice=dice.detach(),
+        iou=iou.detach(),
+        object=presence.detach(),
+        temporal=temporal.detach(),
+        by_area=by_area / num_objects,
+    )
 
 
 def judge_masks(logits: Tensor, truth: Tensor, config: LossConfig) -> Judgement:
@@ -88,13 +108,16 @@ def judge_masks(logits: Tensor, truth: Tensor, config: LossConfig) -> Judgement:
     return Judgement(*_JudgedMasks.apply(logits.float(), truth, config.focal, config.dice))
 
 
-def _judge_steps(steps: Sequence[FramePrediction], truth: Tensor, config: LossConfig) -> Tensor:
-    """Sums over rows: total, focal, dice, iou, presence and a zero for temporal. truth: bool [R, S,
-    S]."""
+def _judge_steps(
+    steps: Sequence[FramePrediction], truth: Tensor, config: LossConfig
+) -> tuple[Tensor, Tensor]:
+    """Sums over rows: total, focal, dice, iou, presence and a zero for temporal; and `by_area`.
+    truth: bool [R, S, S]."""
     candidates = torch.cat([step.candidates for step in steps])
     estimates = torch.cat([step.ious for step in steps]).float()
     scores = torch.cat([step.object_score for step in steps]).float()[:, 0]
-    present = truth.flatten(1).any(1).float()
+    area = truth.flatten(1).float().mean(1)
+    present = (area > 0).float()
 
     limit = PIXELS_AT_ONCE.get(truth.device.type, 1 << 25)
     at_once = max(1, limit // (truth[0].numel() * candidates.shape[1]))
@@ -113,7 +136,15 @@ def _judge_steps(steps: Sequence[FramePrediction], truth: Tensor, config: LossCo
     presence = F.binary_cross_entropy_with_logits(scores, present, reduction="none")
     total = present * (judged.mask + config.iou * iou) + config.object * presence
     rows = [total, present * judged.focal, present * judged.dice, present * iou, presence]
-    return torch.stack([*rows, torch.zeros_like(total)]).sum(1)
+    return torch.stack([*rows, torch.zeros_like(total)]).sum(1), _by_area(area, total.detach())
+
+
+def _by_area(area: Tensor, values: Tensor) -> Tensor:
+    """[2, 4]: sums of `values` [R] over the sizes of `area` [R] (shares of the picture), counts."""
+    _, _, medium, large = AREAS.values()
+    size = (area > 0).long() + (area >= medium).long() + (area >= large).long()
+    member = F.one_hot(size, len(AREAS)).float()
+    return torch.stack([values @ member, member.sum(0)])
 
 
 def _temporal(output: ClipOutput, masks: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from data.types import ClipBatch
-from model.losses import Losses, clip_loss
-from model.policy import LossConfig, MemorySavings, PromptPolicy
+from model.losses import AREAS, Losses, clip_loss
+from model.policy import LossConfig, MemorySavings, PromptKind, PromptPolicy
 from model.prompts import ObjectChance, PromptPlan, plan_prompts, plan_rng
 from model.recompute import recompute
 from model.sam2 import SAM2
@@ -24,6 +24,8 @@ from model.tracker import encode_clip, track_objects
 from model.types import ClipOutput, ImageFeatures
 from pipeline.distributed import World
 
+WEIGHED = ("focal", "dice", "iou", "object", "temporal")
+"""Parts of the loss that have a weight of the same name."""
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,14 +72,26 @@ class ClipTask:
         with self._autocast():
             frames = self._see(batch) if count else ()
         if not limit or count <= limit:
-            return _step_losses([self._judge(frames, batch, step, whole, slice(None))])
-        groups = [slice(start, start + limit) for start in range(0, count, limit)]
-        return _step_losses(
-            [
+            judged = [self._judge(frames, batch, step, whole, slice(None))]
+        else:
+            groups = [slice(start, start + limit) for start in range(0, count, limit)]
+            judged = [
                 checkpoint(self._judge, frames, batch, step, whole, part, use_reentrant=False)
                 for part in groups
             ]
-        )
+        found = Losses(*(torch.stack(part).sum(0) for part in zip(*judged, strict=True)))
+        kind = self.plan(batch.frames.shape[1], step).initial[0][1]
+        return StepLosses(found.total, self._parts(found, kind))
+
+    def _parts(self, found: Losses, kind: PromptKind) -> dict[str, Tensor]:
+        """What the curves show: each part by itself and as it counts, the whole by the kind of
+        prompt of the step, and by the size of the objects with how many answers there were."""
+        parts = {name: getattr(found, name) for name in WEIGHED}
+        parts |= {f"weighted/{name}": getattr(self.loss, name) * parts[name] for name in WEIGHED}
+        parts[f"prompt/{kind}"] = found.total.detach()
+        for index, size in enumerate(AREAS):
+            parts[f"area/{size}"], parts[f"answers/{size}"] = found.by_area[:, index]
+        return parts
 
     def plan(self, frames: int, step: int) -> PromptPlan:
         """What the simulated user does in the clips of `step`."""
@@ -116,12 +130,3 @@ class ClipTask:
     def _autocast(self) -> torch.autocast:
         half = HALVES.get(self.precision)
         return torch.autocast(self.world.device.type, dtype=half, enabled=half is not None)
-
-
-def _step_losses(groups: Sequence[Losses]) -> StepLosses:
-    """The sum over groups of objects."""
-    parts = {
-        name: torch.stack([getattr(losses, name) for losses in groups]).sum(0)
-        for name in Losses._fields
-    }
-    return StepLosses(parts.pop("total"), parts)

@@ -19,6 +19,7 @@ from data.quarantine import Quarantine
 from data.sources import open_dataset
 from data.spec import DatasetSpec
 from model.lora import add_lora, merged
+from model.losses import AREAS
 from model.sam2 import SAM2, build_sam2
 from model.weights import load_checkpoint, save_checkpoint
 from pipeline import checkpoint, distributed
@@ -263,6 +264,17 @@ class StageLog:
         if self.run is not None:
             self.board.close()
             self.run.close(status)
+
+
+def mean_by_area(metrics: Mapping[str, float]) -> dict[str, float]:
+    """In place of `loss/area/SIZE` and `loss/answers/SIZE`, the loss of an answer about an object of
+    that size; sizes that did not occur are left out."""
+    found = dict(metrics)
+    for size in AREAS:
+        total, answers = (found.pop(f"loss/{what}/{size}", 0.0) for what in ("area", "answers"))
+        if answers:
+            found[f"loss/area/{size}"] = total / answers
+    return found
 
 
 def open_stage_run(spec: StageSpec) -> Run:

@@ -5,10 +5,11 @@ import torch
 
 from data.types import ClipBatch
 from model.config import preset
+from model.losses import AREAS
 from model.policy import LossConfig, MemorySavings, PromptPolicy
 from model.sam2 import SAM2, build_sam2
 from pipeline.distributed import World
-from stages.clip_task import ClipTask
+from stages.clip_task import WEIGHED, ClipTask
 
 SIDE = 96
 OBJECTS = (2, 1, 0, 3)
@@ -114,7 +115,17 @@ def test_every_kind_of_prompt_gives_a_finite_loss_with_a_gradient(
 ):
     losses = task_of(model, prompts).losses(batch_of(frames), 0, sum(OBJECTS))
     assert torch.isfinite(losses.total)
-    assert set(losses.parts) == {"focal", "dice", "iou", "object", "temporal"}
+    kind = next(name for name in ("mask", "click", "box") if getattr(prompts, name))
+    assert set(losses.parts) == {
+        *WEIGHED,
+        *(f"weighted/{name}" for name in WEIGHED),
+        f"prompt/{kind}",
+        *(f"{what}/{size}" for what in ("area", "answers") for size in AREAS),
+    }
+    total = losses.total.detach()
+    for group in ("weighted", "prompt", "area"):
+        parts = [value for name, value in losses.parts.items() if name.startswith(f"{group}/")]
+        torch.testing.assert_close(sum(parts), total, rtol=1e-5, atol=1e-5, msg=group)
     assert not any(part.requires_grad for part in losses.parts.values())
     assert gradient(model, losses.total).norm() > 0
 

@@ -49,7 +49,11 @@ def test_a_stage_leaves_weights_metrics_and_a_record(workshop: Workshop, pretrai
     record = mlflow_run(workshop, pretrained.run_id)
     assert record.info.status == "FINISHED"
     assert record.data.params["stage.optim.lr"] == "0.001"
-    assert record.data.metrics["loss"] > 0 and "loss/focal" in record.data.metrics
+    metrics = record.data.metrics
+    assert metrics["loss"] > 0 and {"loss/focal", "loss/weighted/focal"} <= set(metrics)
+    assert any(name.startswith("loss/prompt/") for name in metrics)
+    assert any(name.startswith("loss/area/") for name in metrics)
+    assert not any(name.startswith("loss/answers/") for name in metrics)
 
 
 def test_published_weights_have_the_official_names(pretrained: StageResult):
