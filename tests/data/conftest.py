@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from data.sources import open_dataset
+from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
 from data.world.world import make_world
 from pipeline.cache import SHARED
@@ -28,3 +30,13 @@ def tiny_world(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _cold_cache():
     SHARED.clear()
+
+
+@pytest.fixture
+def pictures(tiny_world):
+    return open_dataset(DatasetSpec(format="sa1b", root=str(tiny_world / "sa1b/train")))
+
+
+@pytest.fixture
+def videos(tiny_world):
+    return open_dataset(DatasetSpec(format="sav", root=str(tiny_world / "sav/train")))
