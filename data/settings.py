@@ -125,7 +125,7 @@ class Augment:
     each_frame: tuple[Literal["flip", "affine", "gray", "blur"], ...] = ()
     """What is drawn anew for each frame; `affine` is turn, shear, shift and zoom."""
     exact: bool = False
-    """Make each change as an operation of its own, to the reference's pixels; about eight times
+    """Make each change as an operation of its own, to the reference's pixels; about five times
     slower (see docs/clips.md)."""
 
     def __post_init__(self) -> None:
