@@ -1,9 +1,13 @@
 """`doctor` as a person types it: what it says, what it leaves, its exit codes."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
+from flows import cli
 from flows.cli import main
 from tests.data import lookalikes as like
 
@@ -56,3 +60,12 @@ def test_misuse_is_one_line(tmp_path, words, told, capsys, monkeypatch):
     assert main(["doctor", *words, "--out", "out"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and told in lines[0]
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
+
+
+def test_the_commands_of_the_docs_are_understood():
+    lines = re.findall(r"^sam2-pipeline [^#\n]+", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    asked = [cli._parser().parse_args(shlex.split(line)[1:]).function for line in lines]
+    assert {"doctor", "convert", "extract_frames"} == set(asked) and len(asked) >= 10
