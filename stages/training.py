@@ -238,7 +238,7 @@ class StageLog:
     def step(self, log: StepLog) -> None:
         """Record what the loop says."""
         assert self.run is not None
-        metrics = {**log.metrics, "broken_samples": float(self.quarantine.count())}
+        metrics = {**mean_by_area(log.metrics), "broken_samples": float(self.quarantine.count())}
         self.progress.update(log.step, metrics.get("loss"), metrics)
         self.board.scalars(log.step, metrics)
         self.run.log_metrics(log.step, metrics)
