@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,11 +118,11 @@ def survey(
         return found, None
     found.items = len(dataset)
     chosen = _chosen(len(dataset), sample)
-    blocks = [chosen[start : start + BLOCK] for start in range(0, len(chosen), BLOCK)]
-    jobs: Iterator[tuple[Any, ...]] = ((dataset, block, rules) for block in blocks)
+    starts = range(0, len(chosen), BLOCK)
+    jobs = ((dataset, chosen[start : start + BLOCK], rules) for start in starts)
     seen: dict[int, list[Examination]] = {}
     following = 0
-    for number, result in call_each(_examine_block, jobs, min(workers, len(blocks))):
+    for number, result in call_each(_examine_block, jobs, min(workers, len(starts))):
         seen[number] = result()
         while following in seen:  # in order, so that the same data gives the same report
             for one in seen.pop(following):
@@ -138,11 +138,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _examine_block(dataset: Dataset, indices: list[int], rules: Rules) -> list[Examination]:
+def _examine_block(dataset: Dataset, indices: Sequence[int], rules: Rules) -> list[Examination]:
     return [examine(dataset, index, rules) for index in indices]
 
 
-def _chosen(count: int, sample: int | None) -> list[int]:
+def _chosen(count: int, sample: int | None) -> Sequence[int]:
     if sample is None or count <= sample:
-        return list(range(count))
+        return range(count)
     return [int(i) for i in np.unique(np.linspace(0, count - 1, sample).round())]

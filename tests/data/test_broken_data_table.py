@@ -14,7 +14,8 @@ from data.sources import open_dataset
 from data.spec import DatasetSpec
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
-from tests.data.breakage import BROKEN, ITEMS, Broken, make
+from tests.data.breakage import BROKEN, ITEMS, Broken
+from tests.data.three_items import make
 
 
 def broken_set(case: Broken, root) -> DatasetSpec:
