@@ -15,8 +15,15 @@ from model.image_pixels import Picture, rgb_pixels
 from model.image_predictor import LOGIT_LIMIT, ImagePredictor
 from model.image_prompts import read_prompts
 from model.mask_cleanup import drop_small_regions
-from model.mask_decoder import stability as mask_stability
-from model.mask_generator_geometry import Box, crops, is_cut_off, mask_boxes, point_grid, suppress
+from model.mask_generator_geometry import (
+    Box,
+    crops,
+    in_picture,
+    is_cut_off,
+    mask_boxes,
+    point_grid,
+    suppress,
+)
 from model.sam2 import SAM2
 from model.types import Prompts
 from pipeline import rle
@@ -66,8 +73,9 @@ class Answers(NamedTuple):
         return Answers(self.low[keep], self.ious[keep], self.points[keep.to(self.points.device)])
 
     def parts(self, size: int) -> Iterator[Answers]:
-        """At most `size` at a time."""
-        return starmap(Answers, zip(*(part.split(size) for part in self), strict=True))
+        """At most `size` at a time; nothing of none."""
+        parts = starmap(Answers, zip(*(part.split(size) for part in self), strict=True))
+        return (part for part in parts if len(part.low))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,25 +231,25 @@ class MaskGenerator:
         size: tuple[int, int],
     ) -> Iterator[GeneratedMask]:
         """Those answers that are stable, not empty and not cut off by the crop's edge."""
-        x0, y0, x1, y1 = crop
         for part in answers.parts(max(1, PIXELS_AT_ONCE // (size[0] * size[1]))):
-            logits = predictor.enlarge(part.low)
-            scores = mask_stability(logits, self.mask_threshold, self.stability_offset).flatten()
+            logits = predictor.enlarge(part.low)[:, 0]
+            scores = stability_scores(logits, self.mask_threshold, self.stability_offset)
             stable = scores >= self.stability
-            part, logits, scores = part.where(stable), logits[stable, 0], scores[stable]
-            masks = np.zeros((len(logits), *size), bool)
-            masks[:, y0:y1, x0:x1] = (logits > self.mask_threshold).cpu().numpy()
+            part, scores = part.where(stable), scores[stable]
+            shapes = (logits > self.mask_threshold)[stable].cpu().numpy()
+            masks = in_picture(shapes, crop, size)
             boxes = mask_boxes(masks)
-            good = masks.any((1, 2)) & ~is_cut_off(boxes, crop, size)
-            for row, runs in zip(np.flatnonzero(good), rle.encode_many(masks[good]), strict=True):
+            good = np.flatnonzero(masks.any((1, 2)) & ~is_cut_off(boxes, crop, size))
+            runs = rle.encode_many(masks if len(good) == len(masks) else masks[good])
+            for row, counts in zip(good, runs, strict=True):
                 x, y = part.points[row].tolist()
                 yield GeneratedMask(
-                    rle=runs,
+                    rle=counts,
                     box=_box(boxes[row]),
-                    area=rle.area(runs),
+                    area=rle.area(counts),
                     predicted_iou=float(part.ious[row]),
                     stability_score=float(scores[row]),
-                    point=(x + x0, y + y0),
+                    point=(x + crop[0], y + crop[1]),
                     crop_box=crop,
                 )
 
@@ -258,6 +266,20 @@ class MaskGenerator:
                 each = replace(each, rle=runs, box=box, area=rle.area(runs))
             mended.append(each)
         return _distinct(mended, unchanged, max(self.box_nms, self.crop_nms))
+
+
+def stability_scores(logits: Tensor, threshold: float, offset: float) -> Tensor:
+    """For each of mask logits [K, H, W] the IoU of the masks at threshold + offset and at
+    threshold - offset, float32 [K]; 1 where both are empty.
+
+    As `mask_decoder.stability`, but the pixels of each mask are counted by themselves: on the CPU
+    that is twenty times faster than to sum along dimensions, which counts for large pictures.
+    """
+    inner, outer = (
+        torch.stack([(each > level).count_nonzero() for each in logits]).float()
+        for level in (threshold + offset, threshold - offset)
+    )
+    return torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
 
 
 def _ask_again(predictor: ImagePredictor, answers: Answers) -> Answers:

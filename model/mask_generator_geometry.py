@@ -48,6 +48,16 @@ def _cuts(length: int, count: int, shared: int) -> list[tuple[int, int]]:
     return [((piece - shared) * i, min((piece - shared) * i + piece, length)) for i in range(count)]
 
 
+def in_picture(shapes: np.ndarray, crop: Box, size: tuple[int, int]) -> np.ndarray:
+    """Bool masks [K, h, w] of a crop as masks of the picture, [K, H, W]."""
+    if shapes.shape[1:] == size:
+        return shapes
+    x0, y0, x1, y1 = crop
+    masks = np.zeros((len(shapes), *size), bool)
+    masks[:, y0:y1, x0:x1] = shapes
+    return masks
+
+
 def mask_boxes(masks: np.ndarray) -> np.ndarray:
     """The boxes around bool masks [N, H, W], both corners included: int64 [N, 4]; zeros for an empty
     mask."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco
 
@@ -31,11 +32,13 @@ def encode_many(masks: np.ndarray) -> list[dict[str, Any]]:
         raise DataError(f"masks to encode have shape {masks.shape}; expected [objects, H, W]")
     if len(masks) == 0:
         return []
-    columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))
     height, width = masks.shape[1:]
+    columns = np.empty((len(masks), width, height), np.uint8)
+    for mask, turned in zip(np.ascontiguousarray(masks, np.uint8), columns, strict=True):
+        cv2.transpose(mask, turned)
     return [
         {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
-        for rle in coco.encode(columns)
+        for rle in coco.encode(columns.transpose(2, 1, 0))
     ]
 
 

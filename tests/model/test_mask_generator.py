@@ -14,7 +14,8 @@ import torch
 from model import mask_generator
 from model.image_predictor import ImagePredictor
 from model.mask_cleanup import piece_areas
-from model.mask_generator import GeneratedMask, MaskGenerator
+from model.mask_decoder import stability
+from model.mask_generator import GeneratedMask, MaskGenerator, stability_scores
 from model.mask_generator_geometry import crops, is_cut_off, mask_boxes, point_grid, suppress
 from model.sam2 import SAM2
 from pipeline.errors import ConfigError
@@ -126,6 +127,16 @@ def one_by_one(model: SAM2) -> list[tuple[float, float, tuple[float, ...], np.nd
                 found.append((float(iou), score, (x, y), (mask > 3).numpy()))
     boxes = mask_boxes(np.stack([each[-1] for each in found]))
     return [found[row] for row in suppress(boxes, np.array([each[0] for each in found]), 0.9)]
+
+
+def test_stability_scores_are_those_of_the_decoder() -> None:
+    logits = torch.randn(5, 30, 40, generator=torch.Generator().manual_seed(0))
+    logits[3], logits[4] = -9, 9
+    expected = stability(logits[:, None], 0.5, 0.25).flatten()
+    found = stability_scores(logits, 0.5, 0.25)
+    assert torch.equal(found, expected)
+    assert found[3] == found[4] == 1
+    assert 0.4 < found[0] < 0.9
 
 
 def test_a_run_equals_asking_each_point_alone(micro_golden: SAM2) -> None:

@@ -42,6 +42,16 @@ def test_run_lengths_are_those_of_the_mask():
         np.testing.assert_array_equal(rle.run_lengths(rle.encode(mask)["counts"]), runs)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (5, 8)])
+def test_arrays_of_any_shape_and_order_are_encoded(size):
+    plain = masks(4, 3, (40, 40))[:, : size[0], : size[1]]
+    expected = coco.encode(np.asfortranarray(plain.transpose(1, 2, 0).astype(np.uint8)))
+    for same in (plain, np.asfortranarray(plain), plain.astype(np.uint8), plain[:, ::-1][:, ::-1]):
+        assert [m["counts"].encode() for m in rle.encode_many(same)] == [
+            m["counts"] for m in expected
+        ]
+
+
 def test_absent_object_and_uncompressed_runs():
     assert not rle.decode(None, (4, 5)).any()
     with pytest.raises(DataError, match="null"):
