@@ -56,6 +56,12 @@ class BuiltSAM2(SAM2):
         """See `SAM2.decode`."""
 
 
+def has_stability_fallback(model: SAM2) -> bool:
+    """Does the predictor of a network fall back to a more stable mask? As its builder noted; a
+    network that came from elsewhere does not, as the original's own class by itself."""
+    return bool(getattr(model, "stability_fallback", False))
+
+
 def build_sam2(
     config_file: str,
     ckpt_path: str | Path | None = None,
@@ -131,13 +137,21 @@ def _network(
     size, version = _released(config_file)
     if mode not in ("eval", "train"):
         raise ConfigError(f"mode is {mode!r}; expected 'eval' or 'train'")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {str(device)!r}, but torch sees none here; pass device='cpu'")
+    _require_device(device)
     config = preset(size, overrides.get("image_size"), version=version)
     model = BuiltSAM2(config, overrides[_FALLBACK])
     if ckpt_path is not None:
         load_checkpoint(ckpt_path, model)
     return model.to(device).train(mode == "train")
+
+
+def _require_device(device: str | torch.device) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda' or 'cuda:1'") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {str(device)!r}, but torch sees none here; pass device='cpu'")
 
 
 def _released(config_file: str) -> tuple[str, Version]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.image_pixels import Picture
 from model.image_predictor import ImagePredictor
-from model.official.build import refuse_download
+from model.official.build import has_stability_fallback, refuse_download
 from model.sam2 import SAM2
 from pipeline.errors import DataError
 
@@ -23,7 +23,9 @@ Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 class SAM2ImagePredictor:
     """Answers points, boxes and masks on one picture, or on each of a batch.
 
-    sam_model: from `build_sam2`, or any SAM2. The other options are those of `ImagePredictor`.
+    sam_model: from `build_sam2`, which notes whether single masks fall back to a more stable one
+    (`apply_postprocessing`), or any SAM2, which then has no such fallback. The other options are
+    those of `ImagePredictor`.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class SAM2ImagePredictor:
         self.model = sam_model
         self._predictor = ImagePredictor(
             sam_model,
-            stability_fallback=getattr(sam_model, "stability_fallback", True),
+            stability_fallback=has_stability_fallback(sam_model),
             mask_threshold=mask_threshold,
             max_hole_area=max_hole_area,
             max_sprinkle_area=max_sprinkle_area,

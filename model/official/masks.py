@@ -9,7 +9,7 @@ import numpy as np
 
 from model.image_pixels import Picture
 from model.mask_generator import GeneratedMask, MaskGenerator
-from model.official.build import refuse_download
+from model.official.build import has_stability_fallback, refuse_download
 from model.sam2 import SAM2
 from pipeline.errors import ConfigError
 from pipeline.rle import run_lengths
@@ -21,6 +21,7 @@ OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 class SAM2AutomaticMaskGenerator:
     """Finds all objects of a picture; see `MaskGenerator` for what the options mean.
 
+    model: as for `SAM2ImagePredictor`; the fallback matters with use_m2m or single answers.
     output_mode: what "segmentation" holds: a bool [H, W], run lengths as a list, or as COCO's
     string. points_per_side must be None where point_grids are given. min_mask_region_area counts
     pixels of the picture in the end, and, as in the original on a GPU, cells of the low-resolution
@@ -73,7 +74,7 @@ class SAM2AutomaticMaskGenerator:
             max_sprinkle_area=min_mask_region_area,
             use_m2m=use_m2m,
             multimask=multimask_output,
-            stability_fallback=getattr(model, "stability_fallback", True),
+            stability_fallback=has_stability_fallback(model),
         )
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ LOW = (32, 32)
 @pytest.fixture(scope="module")
 def built() -> BuiltSAM2:
     """The golden network as the builder hands it out with apply_postprocessing=False."""
-    network = BuiltSAM2(MICRO, stability_fallback=False)
+    return as_built(stability_fallback=False)
+
+
+def as_built(stability_fallback: bool) -> BuiltSAM2:
+    network = BuiltSAM2(MICRO, stability_fallback)
     network.load_state_dict(golden_model().state_dict())
     return network
 
@@ -46,9 +51,17 @@ def built() -> BuiltSAM2:
 # ---- the numbers of the original, through its own names
 
 
-@pytest.mark.parametrize("prefix", ["", "dyn/"])
-def test_reference_answers(built: BuiltSAM2, micro_golden: SAM2, prefix: str) -> None:
-    predictor = SAM2ImagePredictor(micro_golden if prefix else built)
+@pytest.mark.parametrize(
+    ("network", "prefix"),
+    [
+        (lambda: as_built(stability_fallback=False), ""),
+        (lambda: as_built(stability_fallback=True), "dyn/"),
+        (golden_model, ""),
+    ],
+    ids=["built without post-processing", "built with it", "not built by name"],
+)
+def test_reference_answers(network: Callable[[], SAM2], prefix: str) -> None:
+    predictor = SAM2ImagePredictor(network())
     predictor.set_image(IMAGE)
     for case, stored in PICTURE.meta["prompts"].items():
         arrays = {
@@ -160,6 +173,20 @@ def test_image_notebook_in_batches(built: BuiltSAM2) -> None:
         check((masks, scores, logits), (2, 3), image.shape[:2])
         best = masks[range(len(masks)), np.argmax(scores, axis=-1)]
         assert best.shape == (2, *image.shape[:2])
+
+
+def test_generated_masks_fall_back_as_the_builder_said(built: BuiltSAM2) -> None:
+    options = {
+        "points_per_side": 4,
+        "pred_iou_thresh": 0.0,
+        "stability_score_thresh": 0.0,
+        "multimask_output": False,
+    }
+    on, off, plain = (
+        SAM2AutomaticMaskGenerator(network, **options, output_mode="coco_rle").generate(IMAGE)
+        for network in (as_built(stability_fallback=True), built, golden_model())
+    )
+    assert plain == off != on
 
 
 def test_mask_generator_notebook(built: BuiltSAM2) -> None:
@@ -373,6 +400,7 @@ def test_weights_are_loaded_and_must_fit(tmp_path: Path) -> None:
             ),
             "'model.image_size=big' has no counterpart",
         ),
+        (lambda: build_sam2("sam2_hiera_t", device="abacus"), "device is 'abacus'; expected 'cpu'"),
         (lambda: build_sam2_hf("facebook/sam2-hiera-tiny"), "nothing is downloaded here"),
         (lambda: build_sam2_video_predictor_hf("facebook/sam2"), "nothing is downloaded here"),
         (lambda: SAM2ImagePredictor.from_pretrained("facebook/sam2"), "nothing is downloaded"),
