@@ -11,7 +11,6 @@ from pathlib import Path
 
 from flows.predict_words import spec_of
 from pipeline.errors import DataError
-from pipeline.storage import sha256
 from stages.prediction.spec import Event, Summary, Tell
 
 FAILURES_SHOWN = 10
@@ -23,10 +22,10 @@ def predict(arguments: argparse.Namespace) -> int:
 
     spec = spec_of(arguments)
     weights = _weights(arguments.checkpoint, arguments.runs.expanduser().absolute())
-    spec = replace(spec, checkpoint=str(weights), checkpoint_sha256=_digest(weights))
+    spec = replace(spec, checkpoint=str(weights))
     with _shown() as tell:
         summary = run(spec, tell)
-    _report(summary)
+    _report(summary, everything=spec.everything is not None)
     if summary.failures:
         more = len(summary.failures) - FAILURES_SHOWN
         lines = [*summary.failures[:FAILURES_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
@@ -41,11 +40,6 @@ def _weights(words: str, runs: Path) -> Path:
     if Path(words).expanduser().is_dir():
         return Path(words).expanduser()
     return fetch_checkpoint(words, "", runs / "cache", f"sqlite:///{runs / 'mlflow.db'}")
-
-
-def _digest(weights: Path) -> str:
-    files = [weights] if weights.is_file() else sorted(p for p in weights.iterdir() if p.is_file())
-    return " ".join(sha256(file) for file in files)
 
 
 @contextmanager
@@ -92,8 +86,8 @@ def _shown() -> Iterator[Tell]:
         yield tell
 
 
-def _report(summary: Summary) -> None:
-    """One line: what was done, and where it is."""
+def _report(summary: Summary, *, everything: bool) -> None:
+    """What was done, where it is, and where nothing was found."""
     if not (summary.finished or summary.skipped):
         if not summary.failures:
             print("this shard is empty: there are fewer pictures or videos than shards")
@@ -108,4 +102,5 @@ def _report(summary: Summary) -> None:
     if summary.empty:
         names = ", ".join(summary.empty[:FAILURES_SHOWN])
         rest = len(summary.empty) - FAILURES_SHOWN
-        print(f"no object was found in {names}{f' and {rest} more' if rest > 0 else ''}")
+        remedy = " (--predicted-iou and --stability say what is kept)" if everything else ""
+        print(f"no object was found in {names}{f' and {rest} more' if rest > 0 else ''}{remedy}")

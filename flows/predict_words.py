@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
     _add_prompts(parser.add_argument_group("what to look for, in pictures and videos"))
+    _add_everything(parser.add_argument_group("everything in pictures"))
     _add_sets(parser.add_argument_group("data sets"))
     _add_results(parser.add_argument_group("results"))
 
@@ -106,19 +107,36 @@ def _add_prompts(group: Any) -> None:
     group.add_argument(
         "--mask",
         metavar="FILE",
-        help="a PNG: any grey for one object, or a number for each",
+        help="a PNG: 0 is background; one other value, or a number for each object",
         **said,
     )
     group.add_argument("--object", metavar="N", help="the next prompts are of object N (1)", **said)
     group.add_argument("--frame", metavar="N", help="… and on frame N, from 0 (0)", **said)
     group.add_argument("--prompts", type=Path, metavar="FILE", help="prompts in a json file")
-    group.add_argument("--everything", action="store_true", help="find all objects; pictures only")
-    group.add_argument("--points-per-side", type=int, metavar="N", help="… from N x N points (32)")
-    group.add_argument("--predicted-iou", type=float, metavar="X", help="… sure of them (0.8)")
-    group.add_argument("--stability", type=float, metavar="X", help="… and decided (0.95)")
-    group.add_argument("--crop-layers", type=int, metavar="N", help="… also in crops (0)")
     group.add_argument("--images", action="store_true", help="a folder holds pictures, not frames")
     group.add_argument("--backwards", action="store_true", help="follow objects back in time too")
+
+
+def _add_everything(group: Any) -> None:
+    group.add_argument(
+        "--everything", action="store_true", help="find all objects; without prompts"
+    )
+    group.add_argument("--points-per-side", type=int, metavar="N", help="… from N x N points (32)")
+    group.add_argument(
+        "--predicted-iou", type=float, metavar="X", help="… rated at least X by the network (0.8)"
+    )
+    group.add_argument(
+        "--stability",
+        type=float,
+        metavar="X",
+        help="… and hardly changed by another threshold (0.95)",
+    )
+    group.add_argument(
+        "--crop-layers",
+        type=int,
+        metavar="N",
+        help="… also in crops, 2 x 2 (1), 4 x 4 (2), … (0)",
+    )
 
 
 def _add_sets(group: Any) -> None:
@@ -130,7 +148,9 @@ def _add_sets(group: Any) -> None:
         help="show objects where they first appear, not only on the first annotated frame (as "
         "YouTube-VOS, LVOS and SA-V want; default: SA-V)",
     )
-    group.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="part I of N")
+    group.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="part I of N, from 1"
+    )
 
 
 def _add_results(group: Any) -> None:
@@ -141,7 +161,9 @@ def _add_results(group: Any) -> None:
         help="palette: a picture a frame, pixels are object numbers; objects: a 0/1 picture for "
         "each; rle: json. Repeat for several; default: palette, SA-V objects, --everything rle",
     )
-    group.add_argument("--masks", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument(
+        "--masks", action=argparse.BooleanOptionalAction, default=True, help="without: only draw"
+    )
     group.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,

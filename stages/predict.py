@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.workers import call_each
-from stages.prediction.job import Done, do_item, item_key
+from stages.prediction.job import Done, digest_of, do_item, item_key
 from stages.prediction.results import PLACES, ResultFolder
 from stages.prediction.sources import Item, Source, find_items
 from stages.prediction.spec import MOST_COLOURS, Event, Layout, PredictSpec, Summary, Tell
@@ -28,22 +28,25 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
     """Predict everything in `spec.source` and say what was done.
 
     Raises DataError where there is nothing to predict, ConfigError where options do not go
-    together; what is wrong with single items is in the summary.
+    together, CheckpointError where the weights cannot be read or are not those of `spec.preset`,
+    StorageError where `spec.out` cannot be written; what is wrong with single items is in the
+    summary.
     """
     source = find_items(spec)
     spec = settled(spec, source)
+    digest = digest_of(spec.checkpoint)
     results = ResultFolder(Path(spec.out))
     todo = [
         item
         for item in source.items
-        if spec.again or not results.is_finished(item.name, item_key(spec, item))
+        if spec.again or not results.is_finished(item.name, item_key(spec, item, digest))
     ]
     begun = time.monotonic()
     tell(Event("planned", spec.source, len(source.items)))
     for _ in range(len(source.items) - len(todo)):
         tell(Event("skipped", ""))
     try:
-        done, failures = _do_all(spec, todo, tell)
+        done, failures = _do_all(spec, digest, todo, tell)
     finally:
         results.clear(item.name for item in todo)
     return Summary(
@@ -60,13 +63,15 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
 
 
 def _do_all(
-    spec: PredictSpec, todo: Sequence[Item], tell: Tell
+    spec: PredictSpec, digest: str, todo: Sequence[Item], tell: Tell
 ) -> tuple[dict[str, Done], list[str]]:
     """Predict items, in processes of their own where several are wanted: those that are done, by
     name, and what is wrong with the others."""
     done: dict[str, Done] = {}
     failures = []
-    do = partial(do_item, spec, tell=tell) if spec.workers == 1 else partial(do_item, spec)
+    do = partial(do_item, spec, digest)
+    if spec.workers == 1:  # what is told does not come out of another process
+        do = partial(do, tell=tell)
     with closing(call_each(do, ((item,) for item in todo), spec.workers)) as answers:
         for number, answer in answers:
             name = todo[number].name

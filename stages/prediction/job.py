@@ -15,7 +15,7 @@ import torch
 
 from model.sam2 import SAM2
 from model.weights import load_checkpoint
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.storage import sha256
 from stages.prediction.annotated import follow
 from stages.prediction.answer import Answer
@@ -38,8 +38,8 @@ class Done(NamedTuple):
     """Is there a mask on any of them?"""
 
 
-def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> Done:
-    """Make the results of one item.
+def do_item(spec: PredictSpec, digest: str, item: Item, tell: Tell | None = None) -> Done:
+    """Make the results of one item with the weights of `digest`.
 
     Raises DataError for what is wrong with the item, CheckpointError where the weights are not
     those of `spec.preset`, StorageError where the disk is full.
@@ -48,7 +48,7 @@ def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> Done:
 
     def told() -> Iterator[Answer]:
         nonlocal count, found
-        for answer in _answers(spec, item):
+        for answer in _answers(spec, digest, item):
             found = found or bool(answer.rows.any())
             yield answer
             count += 1
@@ -62,7 +62,7 @@ def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> Done:
     else:
         film, file_name, fps = True, "", item.frames_per_second()
     results = ResultFolder(Path(spec.out))
-    with results.making(item.name, item_key(spec, item), LEAST_SPACE) as folder:
+    with results.making(item.name, item_key(spec, item, digest), LEAST_SPACE) as folder:
         layouts = spec.layouts if spec.masks else ()
         writers = open_writers(layouts, folder, item.name, film=film, file_name=file_name)
         overlay = folder / "overlays" / f"{item.name}{'.mp4' if film else '.jpg'}"
@@ -70,8 +70,22 @@ def do_item(spec: PredictSpec, item: Item, tell: Tell | None = None) -> Done:
     return Done(count, found)
 
 
-def item_key(spec: PredictSpec, item: Item) -> str:
-    """Identity of an item's result: of the weights, the settings and the item itself."""
+def digest_of(checkpoint: str) -> str:
+    """SHA-256 of the weights; of a folder of shards, that of each file. Raises CheckpointError."""
+    place = Path(checkpoint)
+    files = (
+        sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    )
+    try:
+        return " ".join(sha256(file) for file in files)
+    except OSError as error:
+        raise CheckpointError(
+            f"{place} cannot be read ({error.strerror}); check the path"
+        ) from error
+
+
+def item_key(spec: PredictSpec, item: Item, digest: str) -> str:
+    """Identity of an item's result: of the weights (`digest_of`), the settings and the item itself."""
     matters = replace(
         spec,
         source="",
@@ -86,26 +100,34 @@ def item_key(spec: PredictSpec, item: Item) -> str:
     )
     files = sorted({p.mask for p in spec.prompts if isinstance(p.mask, str)})
     masks = [sha256(file) for file in files if os.path.isfile(file)]
-    return hashlib.sha256(f"{matters}\n{masks}\n{item.trace()}".encode()).hexdigest()
+    return hashlib.sha256(f"{matters}\n{digest}\n{masks}\n{item.trace()}".encode()).hexdigest()
 
 
-def _answers(spec: PredictSpec, item: Item) -> Iterator[Answer]:
-    model = _network(spec.checkpoint, spec.preset, spec.image_size, spec.device, spec.workers)
+def _answers(spec: PredictSpec, digest: str, item: Item) -> Iterator[Answer]:
+    model = _network(
+        spec.checkpoint, digest, spec.preset, spec.image_size, spec.device, spec.workers
+    )
     threshold = spec.score_threshold
     if isinstance(item, AnnotatedFilm):
         return follow(model, item, threshold, late_objects=bool(spec.late_objects))
     if isinstance(item, Picture):
         if spec.everything is not None:
-            return find_everything(model, item, spec.everything)
+            return find_everything(model, item, spec.everything, threshold)
         return ask_picture(model, item, spec.prompts, threshold)
     return ask_film(model, item, spec.prompts, threshold, backwards=spec.backwards)
 
 
 @lru_cache(maxsize=1)
 def _network(
-    checkpoint: str, preset: str | None, image_size: int | None, device: str | None, workers: int
+    checkpoint: str,
+    digest: str,
+    preset: str | None,
+    image_size: int | None,
+    device: str | None,
+    workers: int,
 ) -> SAM2:
-    """The network, loaded once in each process; processes share the cores and the GPUs."""
+    """The network, loaded once in each process while its file stays the same; processes share the
+    cores and the GPUs."""
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     if device is None:

@@ -42,11 +42,14 @@ def ask_picture(
     yield answer_of(item.name, picture, numbers, torch.stack(logits), threshold, asking[0], details)
 
 
-def find_everything(model: SAM2, item: Picture, wanted: Everything) -> Iterator[Answer]:
+def find_everything(
+    model: SAM2, item: Picture, wanted: Everything, threshold: float
+) -> Iterator[Answer]:
     """The one answer for a picture without prompts. Objects are numbered from the smallest to the
     largest, so that where they overlap the smaller one is seen."""
     picture = read_rgb(item.path, upright=True)
-    found = sorted(MaskGenerator(model, **asdict(wanted)).generate(picture), key=lambda m: m.area)
+    generator = MaskGenerator(model, mask_threshold=threshold, **asdict(wanted))
+    found = sorted(generator.generate(picture), key=lambda mask: mask.area)
     masks = _Decoded(found)
     yield Answer(
         item.name,

@@ -76,8 +76,7 @@ class PredictSpec:
     source: str
     out: str
     checkpoint: str
-    """A file on this machine."""
-    checkpoint_sha256: str = ""
+    """A file or folder of shards on this machine."""
     preset: str | None = None
     image_size: int | None = None
     prompts: tuple[Prompt, ...] = ()

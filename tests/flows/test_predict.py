@@ -150,6 +150,15 @@ def test_a_picture_and_where_things_are(picture, weights, capsys):
     assert "1 predicted" in capsys.readouterr().out
 
 
+def test_what_finds_nothing_says_how_to_find_more(picture, weights, capsys):
+    words = ["predict", picture, "--checkpoint", weights, "--out", "out"]
+    assert main([*words, "--everything", "--points-per-side", "2", "--predicted-iou", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "no object was found in cat (--predicted-iou and --stability say what is kept)" in said
+    assert main([*words, "--point", "9,9", "--score-threshold", "1000"]) == 0
+    assert capsys.readouterr().out.endswith("no object was found in cat\n")
+
+
 def test_predictions_of_a_data_set_are_what_evaluate_reads(davis, weights, capsys, tmp_path):
     out, truth = tmp_path / "out", davis / "Annotations" / "480p"
     words = ["predict", str(davis), "--checkpoint", weights, "--out", str(out)]

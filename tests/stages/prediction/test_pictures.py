@@ -1,11 +1,13 @@
 """One picture, or a folder of them: prompts, turned and odd pictures, everything."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from model.mask_generator import MaskGenerator
 from pipeline import rle
 from stages.prediction.spec import Everything, Prompt
 from tests.stages.prediction.scene import POINT, H, W, save, shades, square
@@ -105,3 +107,16 @@ def test_everything_is_numbered_from_small_to_large(call, picture, tmp_path):
     assert {"predicted_iou", "stability_score", "point_coords", "crop_box"} <= found[0].keys()
     smallest = rle.decode(found[0]["segmentation"])
     assert (np.asarray(Image.open(tmp_path / "out/masks/cat.png"))[smallest] == 1).all()
+
+
+def test_everything_obeys_the_threshold(call, picture, tmp_path):
+    looks = Everything(points_per_side=2, predicted_iou=0.0)
+    call(picture, everything=looks, score_threshold=-1000.0)
+    found = json.loads((tmp_path / "out/rle/cat.json").read_text())["annotations"]
+    assert [entry["area"] for entry in found] == [H * W], "every mask covers all: one is kept"
+    assert call(picture, everything=looks, score_threshold=1000.0).empty == ("cat",)
+
+
+def test_everything_starts_from_the_generators_own_settings():
+    own = {field.name: field.default for field in fields(MaskGenerator)}
+    assert {field.name: own[field.name] for field in fields(Everything)} == vars(Everything())

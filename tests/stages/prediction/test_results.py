@@ -1,9 +1,13 @@
 """What is finished stays, what was interrupted is made again, and what is told on the way."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 
 from data.labels import label_png, read_labels
+from model.weights import load_checkpoint, save_checkpoint
 from pipeline.errors import ConfigError, StorageError
 from stages.prediction.spec import Event
 from tests.stages.prediction.scene import FRAMES, POINT, labels_of, save, square
@@ -19,6 +23,19 @@ def test_what_is_finished_is_not_made_again(call, davis, tmp_path):
     assert call(davis, score_threshold=0.5, again=True).finished == 2
     file.parent.rename(tmp_path / "elsewhere")
     assert call(davis, score_threshold=0.5).finished == 1, "its files are gone"
+
+
+def test_other_weights_under_the_same_name_are_other_results(call, picture, weights, tmp_path):
+    file = tmp_path / "model.pt"
+    shutil.copy(weights, file)
+    call(picture, prompts=POINT, layouts=("rle",), checkpoint=str(file))
+    said = (tmp_path / "out/rle/cat.json").read_text()
+    model = load_checkpoint(weights)
+    with torch.no_grad():
+        model.sam_mask_decoder.iou_prediction_head.layers[-1].bias.add_(1)
+    save_checkpoint(model, file)
+    assert call(picture, prompts=POINT, layouts=("rle",), checkpoint=str(file)).finished == 1
+    assert (tmp_path / "out/rle/cat.json").read_text() != said
 
 
 def test_a_longer_list_goes_on_with_what_is_there(call, davis):
