@@ -150,7 +150,7 @@ def _config_of(
 ) -> tuple[SAM2Config, str]:
     """The network to build for weights, and how to call what was asked for."""
     found = identify(stored.weights)
-    side = image_size or stored.about.image_size
+    side = stored.about.image_size if image_size is None else image_size
     if expect is not None:
         size, version = parse_expected(expect)
         version = version or (found.version if found and found.size == size else "2.1")
