@@ -83,11 +83,18 @@ class SAM2(nn.Module):
         decoder = self.sam_mask_decoder
         stages = self.image_encoder.trunk(images)
         neck = self.image_encoder.neck
-        s16 = neck.coarse(stages)
-        height, width = s16.shape[-2:]
-        return ImageFeatures(
+        return self.features(
             s4=neck.fine(stages, 0, decoder.conv_s0),
             s8=neck.fine(stages, 1, decoder.conv_s1),
+            s16=neck.coarse(stages),
+        )
+
+    def features(self, s4: Tensor, s8: Tensor, s16: Tensor) -> ImageFeatures:
+        """The three levels of B images together with what is the same for every image."""
+        height, width = s16.shape[-2:]
+        return ImageFeatures(
+            s4=s4,
+            s8=s8,
             s16=s16,
             position=sine_map(height, width, self.config.hidden, s16.device).to(s16.dtype),
             grid=self.sam_prompt_encoder.grid(height, width),

@@ -36,23 +36,35 @@ def cache_folder() -> Path:
 def disk_cache() -> DiskCache:
     """The cache of data files: in `SAM2_DATA_CACHE`, or with the others, of at most
     `SAM2_CACHE_GB` (50 by default). Raises StorageError."""
-    text = os.environ.get("SAM2_CACHE_GB", "50")
+    return _configured("data", "SAM2_DATA_CACHE", "SAM2_CACHE_GB")
+
+
+def feature_files() -> DiskCache:
+    """The cache of what a frozen image encoder has seen: in `SAM2_FEATURE_CACHE`, or with the
+    others, of at most `SAM2_FEATURE_CACHE_GB` (50 by default). Raises StorageError."""
+    return _configured("features", "SAM2_FEATURE_CACHE", "SAM2_FEATURE_CACHE_GB")
+
+
+def _configured(name: str, place: str, size: str) -> DiskCache:
+    """place, size: the environment variables for the folder and its gigabytes."""
+    text = os.environ.get(size, "50")
     try:
         gigabytes = float(text)
     except ValueError:
         gigabytes = 0.0
     if not gigabytes > 0:
-        raise StorageError(f"SAM2_CACHE_GB is {text!r}; expected a number of gigabytes above 0")
-    chosen = os.environ.get("SAM2_DATA_CACHE")
-    folder = Path(chosen).expanduser().absolute() if chosen else cache_folder() / "data"
-    return _opened(folder, int(gigabytes * 1e9))
+        raise StorageError(f"{size} is {text!r}; expected a number of gigabytes above 0")
+    chosen = os.environ.get(place)
+    folder = Path(chosen).expanduser().absolute() if chosen else cache_folder() / name
+    return _opened(folder, int(gigabytes * 1e9), place)
 
 
 class DiskCache:
     """Files by key. It may grow past `limit` by what all processes write between two sweeps: a sixteenth each."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, limit: int, variable: str = "SAM2_DATA_CACHE") -> None:
+        """variable: the environment variable that names another folder, for messages."""
+        self.folder, self.limit, self.variable = folder, limit, variable
         self._unswept = limit  # the first file written finds out how full the folder is
 
     def fetch(self, key: str, write: Callable[[IO[bytes]], None]) -> Path:
@@ -68,8 +80,8 @@ class DiskCache:
                 write(file)
         except OSError as error:
             raise StorageError(
-                f"{path} cannot be written ({error.strerror}); free some space, or set SAM2_DATA_CACHE to "
-                "a folder of this machine that can be written"
+                f"{path} cannot be written ({error.strerror}); free some space, or set "
+                f"{self.variable} to a folder of this machine that can be written"
             ) from error
         self._unswept += path.stat().st_size
         if self._unswept > self.limit // 16:
@@ -133,8 +145,8 @@ class DiskCache:
 
 
 @cache
-def _opened(folder: Path, limit: int) -> DiskCache:
-    return DiskCache(folder, limit)
+def _opened(folder: Path, limit: int, variable: str) -> DiskCache:
+    return DiskCache(folder, limit, variable)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from model.sam2 import SAM2
 from model.tracker import encode_clip, track_objects
 from model.types import ClipOutput, ImageFeatures
 from pipeline.distributed import World
+from stages.feature_cache import FeatureCache
 
 WEIGHED = ("focal", "dice", "iou", "object", "temporal")
 """Parts of the loss that have a weight of the same name."""
@@ -50,7 +51,9 @@ class ClipTask:
         world: World,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         savings: MemorySavings | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
+        """features: in place of the model's image encoder."""
         self.model = model
         self.prompts = prompts
         self.loss = loss
@@ -58,6 +61,7 @@ class ClipTask:
         self.world = world
         self.precision = precision
         self.savings = savings or MemorySavings()
+        self.features = features
         recompute(model, self.savings.recompute)
 
     def weight(self, batch: ClipBatch) -> float:
@@ -67,10 +71,11 @@ class ClipTask:
     def losses(self, batch: ClipBatch, step: int, whole: float) -> StepLosses:
         """Track `batch` under the plan of `step` and score it; sums over objects are divided by
         `whole`, or by 1 where that is less."""
-        batch = batch.to(self.world.device)
         count, limit = len(batch.masks), self.savings.objects_at_once
+        pixels = batch.frames
+        batch = batch.to(self.world.device)
         with self._autocast():
-            frames = self._see(batch) if count else ()
+            frames = self._see(pixels if self.features else batch.frames) if count else ()
         if not limit or count <= limit:
             judged = [self._judge(frames, batch, step, whole, slice(None))]
         else:
@@ -100,11 +105,14 @@ class ClipTask:
     def track(self, batch: ClipBatch, step: int) -> ClipOutput:
         """The network's answers on `batch`, prompted as on `step`."""
         with self._autocast():
-            frames = self._see(batch) if len(batch.masks) else ()
+            frames = self._see(batch.frames) if len(batch.masks) else ()
             return self._track(frames, batch, step, slice(None))
 
-    def _see(self, batch: ClipBatch) -> tuple[ImageFeatures, ...]:
-        images = self.model.normalise(batch.frames)
+    def _see(self, frames: Tensor) -> tuple[ImageFeatures, ...]:
+        """frames: uint8 [B, T, 3, S, S], on the device; where features are kept, best on the host."""
+        if self.features is not None:
+            return self.features.see(frames)
+        images = self.model.normalise(frames)
         return encode_clip(self.model, images, self.savings.frames_at_once)
 
     def _track(

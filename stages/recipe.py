@@ -7,12 +7,13 @@ Importing this file loads no torch, so a wrong key is reported in a second.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 import configs
-from data.settings import Augment, ClipSampling, Mixture
+from data.settings import PLAIN, Augment, ClipSampling, Mixture
 from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
 from model.config import SAM2Config, preset
@@ -25,6 +26,8 @@ from stages.contract import TRAINING_KINDS, StageKind
 from stages.settings import Validation
 
 CONFIG_DIR = Path(configs.__file__).parent
+ENCODER = ("image_encoder.*", "sam_mask_decoder.conv_s0.*", "sam_mask_decoder.conv_s1.*")
+"""The parameters that a frame passes through before anything is asked about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,9 @@ class TrainStage:
     loop: LoopConfig = field(default_factory=LoopConfig)
     freeze: tuple[str, ...] = ()
     """Glob patterns of parameter names that stay as they are."""
+    cache_features: bool = False
+    """Keep what the frozen image encoder says about each frame on disk, and run it once a frame. For
+    frozen ENCODER and pictures that do not change."""
     lora: LoRAConfig | None = None
     """Train low-rank changes of attention projections; with `freeze: ["*"]`, nothing else."""
     drop_path: float = 0.0
@@ -89,6 +95,24 @@ class TrainStage:
     `sam2-pipeline plan --memory GIB` shows how. None takes the settings as they are."""
     validation: Validation | None = None
     """Measure while training; none leaves it to the evaluation after the stage."""
+
+    def __post_init__(self) -> None:
+        if not self.cache_features:
+            return
+        trained = [n for n in ENCODER if not any(fnmatchcase(n, glob) for glob in self.freeze)]
+        if trained:
+            raise ConfigError(
+                f"cache_features: freeze is {list(self.freeze)}; features that are kept must not "
+                f"change, add {', '.join(trained)}"
+            )
+        for item in fields(Augment):
+            value, plain = getattr(self.augment, item.name), getattr(PLAIN, item.name)
+            if value != plain and item.name not in ("each_frame", "exact"):  # change nothing alone
+                raise ConfigError(
+                    f"cache_features: augment.{item.name} is {value}; a picture that changes is "
+                    f"another one every time, expected {plain}"
+                )
+
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from pipeline.average import WeightAverage
 from pipeline.board import Board
 from pipeline.checkpoint import TrainState
 from pipeline.config import parse
+from pipeline.diskcache import feature_files
 from pipeline.distributed import World
 from pipeline.errors import ConfigError
 from pipeline.loop import Hooks, StepLog, fit
@@ -39,6 +40,7 @@ from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoin
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
 from stages.data_identity import record_data
+from stages.feature_cache import FeatureCache
 from stages.memory_plan import fit_to_memory
 from stages.overlay import training_picture
 from stages.recipe import ModelChoice, TrainStage
@@ -72,6 +74,7 @@ def train(spec: StageSpec) -> StageResult | None:
         add_lora(model, stage.lora)
     if world.is_first:
         print(parameter_table(model, split=["image_encoder"]))
+    features = kept_features(spec, stage, model)
     optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model))
     state = TrainState(
         model,
@@ -90,6 +93,7 @@ def train(spec: StageSpec) -> StageResult | None:
         world=world,
         precision=stage.precision,
         savings=stage.memory,
+        features=features,
     )
     batches = loader(
         clips,
@@ -158,6 +162,17 @@ def fitted(spec: StageSpec, stage: TrainStage, world: World) -> TrainStage:
     if plan is None:
         raise ConfigError(f"stages.{spec.name}.{problem}")
     return plan.applied(stage)
+
+
+def kept_features(spec: StageSpec, stage: TrainStage, model: SAM2) -> FeatureCache | None:
+    """Where the stage keeps what its frozen image encoder says, if it does. Raises ConfigError
+    when a part of the encoder is trained."""
+    if not stage.cache_features:
+        return None
+    try:
+        return FeatureCache(model, feature_files(), stage.precision)
+    except ConfigError as error:
+        raise ConfigError(f"stages.{spec.name}.{error}") from error
 
 
 def build_validator(
