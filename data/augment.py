@@ -14,7 +14,7 @@ import numpy as np
 from data.changes import ClipChange, Geometry, draw_changes
 from data.colour import change_colours
 from data.exact import change_exactly
-from data.settings import PLAIN, Augment
+from data.settings import Augment
 from data.types import Clip
 from data.warp import FILL, render, render_masks, tile
 
@@ -35,12 +35,6 @@ def augment_clip(clip: Clip, augment: Augment, side: int, rng: np.random.Generat
         return changed
     ids = tuple(clip.object_ids[o] for o in kept)
     return replace(changed, masks=changed.masks[:, kept], object_ids=ids)
-
-
-def resize_clip(clip: Clip, side: int) -> Clip:
-    """`clip` resized to side x side, every object kept."""
-    nothing = draw_changes(PLAIN, len(clip.frames), np.random.default_rng(0))
-    return change_clip(clip, nothing, side)
 
 
 def change_clip(clip: Clip, change: ClipChange, side: int) -> Clip:

@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.fetch import read_bytes
 from pipeline.pictures import open_picture
+from pipeline.remote import shown
 
 # The colours of DAVIS and PASCAL VOC label pictures: bit i of the index sets bit 7 - i // 3 of
 # channel i % 3.
@@ -23,7 +24,7 @@ PALETTE = bytes(
 
 def read_labels(path: str | Path) -> np.ndarray:
     """The mask PNG at `path`; see `decode_labels`."""
-    return decode_labels(read_bytes(path), str(path))
+    return decode_labels(read_bytes(path), shown(path))
 
 
 def decode_labels(content: bytes, where: str) -> np.ndarray:
@@ -67,8 +68,8 @@ def label_areas(labels: np.ndarray) -> dict[int, int]:
     """The pixels of each object of a label map, by its number, ascending, without the
     background."""
     if labels.dtype == np.uint8:
-        counts = np.bincount(labels.ravel())
-        return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}
+        histogram = Image.fromarray(labels).histogram()  # a fifth of bincount's time
+        return {i: count for i, count in enumerate(histogram) if i and count}
     numbers, counts = np.unique(labels, return_counts=True)
     return {int(i): int(n) for i, n in zip(numbers, counts, strict=True) if i}
 

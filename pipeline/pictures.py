@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
 from pipeline.fetch import read_bytes
+from pipeline.remote import shown
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
@@ -18,7 +19,7 @@ WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
 
 def read_rgb(path: str | Path, upright: bool = False) -> np.ndarray:
     """A picture file as uint8 [H, W, 3], RGB; see `decode_rgb`."""
-    return decode_rgb(read_bytes(path), str(path), upright)
+    return decode_rgb(read_bytes(path), shown(path), upright)
 
 
 def decode_rgb(content: bytes, where: str, upright: bool = False) -> np.ndarray:

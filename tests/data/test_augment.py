@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.augment import augment_clip, resize_clip
-from data.changes import Geometry
+from data.augment import augment_clip, change_clip
+from data.changes import Geometry, draw_changes
 from data.settings import PLAIN, Augment, Jitter
 from data.types import Clip
 from data.warp import FILL, render, render_masks
@@ -41,7 +41,7 @@ def overlap(a, b):
 def test_plain_resize_is_an_antialiased_resize(size, side):
     clip = scene(*size, frames=1)
     smooth = Image.fromarray(clip.frames[0]).resize((side, side), Image.Resampling.BILINEAR)
-    got = resize_clip(clip, side)
+    got = change_clip(clip, draw_changes(PLAIN, 1, np.random.default_rng(0)), side)
     error = np.asarray(smooth).astype(float) - got.frames[0]
     assert 10 * np.log10(255**2 / (error**2).mean()) > 36
     for mask, out in zip(clip.masks[0], got.masks[0], strict=True):
