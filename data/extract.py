@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import ConfigError, DataError, StorageError
-from pipeline.pictures import read_bytes
+from pipeline.fetch import read_bytes
 from pipeline.video import decoded_frames, frame_times, numbers_at_rate
 
 RECORD = ".extracted.json"
@@ -85,9 +86,10 @@ def extract_frames(
     by frame number.
 
     annotation: an SA-V json whose `video_frame_count` has to be that of the video. A folder that
-    was made from the same file in the same way, and is still whole, is left alone; any other is
-    replaced. Raises DataError when the video is missing, broken or not as long as it or its
-    annotation says, StorageError when the frames cannot be written; then nothing is left behind.
+    was made from the same file in the same way, and is still whole, is left alone; other frames are
+    replaced, anything else there is an error. Raises DataError when the video is missing, broken or
+    not as long as it or its annotation says, StorageError when the frames cannot be written; then
+    nothing is left behind.
     """
     video, out_dir, options = Path(video), Path(out_dir), options or ExtractOptions()
     started = time.monotonic()
@@ -130,6 +132,7 @@ def _write(
     source: dict[str, Any],
 ) -> dict[str, Any]:
     """Decode into a folder beside `out_dir`, then put it in its place."""
+    _require_frames(out_dir)
     part = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.part")
     try:
         _clear_old_parts(out_dir)
@@ -153,6 +156,19 @@ def _write(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return record
+
+
+def _require_frames(folder: Path) -> None:
+    """Raise StorageError where `folder` holds anything but frames: it would be lost."""
+    if not folder.exists():
+        return
+    names = [folder.name] if not folder.is_dir() else (path.name for path in folder.iterdir())
+    strange = next((n for n in names if n != RECORD and not re.fullmatch(r"\d+\.jpg", n)), None)
+    if strange is not None:
+        raise StorageError(
+            f"{folder} is to be replaced by frames, but holds {strange}; expected frames 00000.jpg ... "
+            "or nothing: give another folder, or move it away"
+        )
 
 
 def _kept(video: Path, options: ExtractOptions) -> Iterator[tuple[int, np.ndarray | None]]:

@@ -46,12 +46,11 @@ def convert(
 ) -> Conversion:
     """Write items into a new folder `out`, which appears when all of it is there.
 
-    again: replace what is there. skip_broken: leave malformed items out instead of refusing.
-    Raises DataError with a line for every malformed item, ConfigError when `out` exists, StorageError when it
+    again: replace an earlier conversion that is there. skip_broken: leave malformed items out instead of refusing.
+    Raises DataError with a line for every malformed item, ConfigError when `out` is in use, StorageError when it
     cannot be written; then `out` is as it was.
     """
-    if out.exists() and not again and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists; give another --out, or --again to replace it")
+    _check_free(out, again)
     items = [item for item in found if isinstance(item, Item)]
     broken = [str(error) for error in found if isinstance(error, DataError)]
     doubles = [str(error) for error in unique_names(items)]
@@ -87,6 +86,20 @@ def convert(
         labels=Counter(label for one in written for label in one.objects.values()),
         broken=broken,
     )
+
+
+def _check_free(out: Path, again: bool) -> None:
+    """Raise ConfigError where `out` holds something: with `again`, something other than a conversion. So a slip
+    cannot delete the source."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not again:
+        raise ConfigError(f"{out} exists; give another --out, or --again to replace it")
+    if not (out / OBJECTS).is_file():
+        raise ConfigError(
+            f"{out} holds no {OBJECTS}, expected an earlier conversion as --again replaces only such; "
+            "give another --out, or remove it yourself"
+        )
 
 
 def _write(

@@ -108,6 +108,15 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_again_replaces_conversions_only(tmp_path):
+    """A slip must not delete the labels that are being converted."""
+    root = labels.masks(tmp_path / "in")
+    before = sorted(root.rglob("*"))
+    with pytest.raises(ConfigError, match=r"in holds no objects\.json, expected an earlier conv"):
+        convert(list(read_masks(root)), root, "folder", again=True)
+    assert sorted(root.rglob("*")) == before
+
+
 def test_malformed_items_are_all_named_or_left_out(tmp_path):
     root = tmp_path / "in"
     for name in ("a", "b", "c"):

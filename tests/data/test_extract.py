@@ -70,6 +70,18 @@ def test_folders_that_are_not_whole_are_made_again(tmp_path, video, harm):
     assert listing(tmp_path) == ["out", "videos"]
 
 
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, video):
+    notes = tmp_path / "out" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("precious")
+    with pytest.raises(
+        StorageError, match=r"out is to be replaced by frames, but holds notes\.txt"
+    ):
+        extract_frames(video, tmp_path / "out")
+    assert notes.read_text() == "precious"
+    assert listing(tmp_path) == ["out", "videos"]
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "nonsense", "no"])
 def test_broken_videos_are_named_and_leave_nothing(tmp_path, video, damage):
     content = video.read_bytes()
