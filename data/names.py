@@ -31,9 +31,7 @@ def choose_names(
     if spec.names:
         _all_present(set(spec.names), wanted, where, "`names`")
         wanted = set(spec.names)
-    wanted = wanted - set(spec.exclude)
-    if spec.exclude_list is not None:
-        wanted -= listed(spec, spec.exclude_list, "exclude_list")
+    wanted = wanted - excluded(spec)
     if spec.fraction < 1:
         wanted = {name for name in wanted if _share_of(name) < spec.fraction}
     if not wanted:
@@ -50,6 +48,14 @@ def natural(name: str) -> tuple[object, ...]:
         (0, int(part), part) if part.isdecimal() else (1, 0, part)
         for part in re.split(r"(\d+)", name)
     )
+
+
+def excluded(spec: DatasetSpec) -> set[str]:
+    """The names the spec leaves out, whether they are there or not."""
+    names = set(spec.exclude)
+    if spec.exclude_list is not None:
+        names |= listed(spec, spec.exclude_list, "exclude_list")
+    return names
 
 
 def listed(spec: DatasetSpec, file: str, field: str) -> set[str]:

@@ -126,18 +126,8 @@ def _folder(spec: DatasetSpec, name: str) -> Iterator[Finding]:
     root = Path(spec.root)
     parts = {}
     for part, suffixes in (("images", PICTURE_SUFFIXES), ("masks", (".png",))):
-        found = sorted(p for p in root.glob(f"{part}/*") if p.suffix.lower() in suffixes)
+        found = (path for path in root.glob(f"{part}/*") if path.suffix.lower() in suffixes)
         parts[part] = {path.stem: path for path in found}
-        for stem, count in Counter(path.stem for path in found).items():
-            if count > 1:
-                yield _File(name, parts[part][stem]).say(
-                    "error",
-                    "duplicate names",
-                    "name",
-                    f"{count} files called {stem}",
-                    "one",
-                    "rename or remove all but one",
-                )
     for part, other, what in (("images", "masks", "mask"), ("masks", "images", "picture")):
         for stem in sorted(parts[part].keys() - parts[other].keys()):
             yield _unpaired(_File(name, parts[part][stem]), what, f"{root / other}/{stem}.*")

@@ -8,7 +8,8 @@ from dataclasses import replace
 from data.manifest import Manifest, Scan, open_manifest
 from data.sources.base import Dataset
 from data.spec import DatasetSpec, Format
-from pipeline.storage import is_remote, local_path
+from pipeline.remote import is_remote
+from pipeline.storage import local_path
 
 __all__ = ["Dataset", "open_dataset", "open_listing"]
 

@@ -9,6 +9,7 @@ from data.sources.base import stem
 from data.spec import DatasetSpec
 from data.tree import Entry
 from pipeline.pictures import PICTURE_SUFFIXES
+from pipeline.remote import shown
 
 EXPECTED = "images/NAME.jpg (or .png) and masks/NAME.png"
 
@@ -17,13 +18,25 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     """List the pictures that have a mask."""
     images, masks = f"{spec.root}/images", f"{spec.root}/masks"
     writer.tree.need(spec.root, EXPECTED)
-    pictures = _by_name(writer, images, PICTURE_SUFFIXES)
-    labels = _by_name(writer, masks, (".png",))
+    errors: dict[str, str] = {}
+    pictures = _by_name(writer, images, PICTURE_SUFFIXES, errors)
+    labels = _by_name(writer, masks, (".png",), errors)
     for name in choose_names(spec, pictures.keys() & labels.keys()):
-        picture = writer.whole(images, pictures[name])
-        writer.add(name, [(0, picture)], [(0, 0, writer.whole(masks, labels[name]))])
+        picture, mask = writer.whole(images, pictures[name]), writer.whole(masks, labels[name])
+        writer.add(name, [(0, picture)], [(0, 0, mask)], errors.get(name, ""))
 
 
-def _by_name(writer: ManifestWriter, folder: str, suffixes: tuple[str, ...]) -> dict[str, Entry]:
-    files = writer.tree.files(writer.tree.need(folder, EXPECTED))
-    return {stem(entry.name): entry for entry in files if entry.name.lower().endswith(suffixes)}
+def _by_name(
+    writer: ManifestWriter, folder: str, suffixes: tuple[str, ...], errors: dict[str, str]
+) -> dict[str, Entry]:
+    """The files of a folder by their name without ending; `errors` gets those that come twice."""
+    found: dict[str, Entry] = {}
+    for entry in writer.tree.files(writer.tree.need(folder, EXPECTED)):
+        if entry.name.lower().endswith(suffixes):
+            first = found.setdefault(stem(entry.name), entry)
+            if first is not entry:
+                errors[stem(entry.name)] = (
+                    f"{shown(folder)}/{entry.name}: {first.name} has the same name, expected one file "
+                    "of each; rename or remove one of them"
+                )
+    return found

@@ -8,28 +8,40 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tarfile
+import threading
+import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from typing import Any
 
 from typing_extensions import Buffer, override
 
 from data.manifest_writer import ManifestWriter, Span
-from data.names import choose_names
+from data.names import choose_names, excluded
 from data.sources.base import stem
 from data.sources.segments import SegmentedPictures, checked
 from data.spec import DatasetSpec
+from data.tree import Entry
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
 from pipeline.fetch import read_range
-from pipeline.remote import shown
+from pipeline.remote import is_remote, shown
 
 EXPECTED = "a folder of sa_N.jpg with sa_N.json beside, or of sa_NNNNNN.tar shards holding them"
 ENDINGS = {".jpg": 0, ".jpeg": 0, ".json": 1}
 HEADERS_AHEAD = 16384
 """Bytes asked for at each header of a tar: a json is mostly skipped, a small one read along."""
+TARS_AT_ONCE = 32
+"""In a store. All headers of SA-1B take 11 million answers; one after the other that is days."""
+TELL_SECONDS = 10.0
+"""Between two words on how far the listing is."""
+
+log = logging.getLogger(__name__)
 
 
 class Sa1b(SegmentedPictures):
@@ -74,14 +86,23 @@ class _Members:
 
     def __init__(self) -> None:
         self.rows: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self.errors: dict[str, str] = {}
         self._spans = array("q")
 
-    def add(self, file: str, span: Span) -> None:
+    def add(self, file: str, span: Span, where: str) -> None:
+        """where: the folder or tar that holds `file`. The same picture may lie in a tar and unpacked
+        beside it; two that differ are an error of it."""
         name = stem(file)
         kind = ENDINGS.get(file[len(name) :].lower())
-        if kind is not None:
-            self.rows[kind][name] = len(self._spans)
-            self._spans.extend(span)
+        if kind is None:
+            return
+        if name in self.rows[kind] and self.span(name, kind).size != span.size:
+            self.errors[name] = (
+                f"{shown(where)}/{file} has {span.size} bytes, and {self.span(name, kind).size} in "
+                "another folder or tar, expected one file of each name; rename or remove one of them"
+            )
+        self.rows[kind][name] = len(self._spans)
+        self._spans.extend(span)
 
     def span(self, name: str, kind: int) -> Span:
         row = self.rows[kind][name]
@@ -94,19 +115,22 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     tree.need(root, EXPECTED)
     tree.deepen(root)
     members = _Members()
+    tars: list[tuple[str, Entry]] = []
     for folder in [root, *(f"{root}/{name}" for name in tree.folders(root))]:
         for entry in tree.files(folder):
             if entry.name.endswith(".tar"):
-                number = writer.file(folder, entry)
-                for name, start, size in tar_members(f"{folder}/{entry.name}", entry.size):
-                    members.add(name, Span(number, start, size))
+                tars.append((folder, entry))
             elif stem(entry.name) != entry.name:
-                members.add(entry.name, writer.whole(folder, entry))
+                members.add(entry.name, writer.whole(folder, entry), folder)
+    for (folder, entry), inside in zip(tars, _listed(tars), strict=True):
+        number = writer.file(folder, entry)
+        for name, start, size in inside:
+            members.add(name, Span(number, start, size), f"{folder}/{entry.name}")
     pictures, texts = members.rows
     complete = pictures.keys() & texts.keys()
     if not complete:
         raise DataError(f"{shown(root)} holds no pair of jpg and json; expected {EXPECTED}")
-    for name in sorted((pictures.keys() ^ texts.keys()) - set(spec.exclude)):
+    for name in sorted((pictures.keys() ^ texts.keys()) - excluded(spec)):
         if name.startswith("sa_"):
             missing = ".jpg" if name in texts else ".json"
             raise DataError(
@@ -114,7 +138,29 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
                 "incomplete: fetch it, or leave it out with `exclude`"
             )
     for name in choose_names(spec, complete):
-        writer.add(name, [(0, members.span(name, 0))], [(0, 0, members.span(name, 1))])
+        picture, text = (members.span(name, kind) for kind in (0, 1))
+        writer.add(name, [(0, picture)], [(0, 0, text)], members.errors.get(name, ""))
+
+
+def _listed(tars: Sequence[tuple[str, Entry]]) -> Iterator[list[tuple[str, int, int]]]:
+    """The members of each tar, in order. In a store a header is a request, and waiting for answers
+    is nearly all there is to it: several tars are listed at a time."""
+    paths = [f"{folder}/{entry.name}" for folder, entry in tars]
+    left, told = threading.Event(), time.monotonic()
+
+    def members(path: str, size: int) -> list[tuple[str, int, int]]:
+        return list(takewhile(lambda _: not left.is_set(), tar_members(path, size)))
+
+    threads = ThreadPoolExecutor(TARS_AT_ONCE if any(map(is_remote, paths)) else 1)
+    try:
+        for done, inside in enumerate(threads.map(members, paths, [e.size for _, e in tars])):
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                log.info("%d of %d tars are listed", done, len(tars))
+            yield inside
+    finally:
+        left.set()  # an error, or Ctrl-C, does not wait for all that was begun
+        threads.shutdown(cancel_futures=True)
 
 
 def tar_members(path: str, size: int) -> Iterator[tuple[str, int, int]]:

@@ -172,7 +172,8 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     tree.need(root, EXPECTED)
     tree.deepen(root)
     kinds = ("manual", "auto") if spec.annotations == "both" else (spec.annotations,)
-    found: dict[str, list[tuple[str, Entry]]] = {}
+    found: dict[str, dict[str, tuple[str, Entry]]] = {}
+    errors: dict[str, str] = {}
     videos: dict[str, Entry] = {}
     for folder in [root, *(f"{root}/{name}" for name in tree.folders(root))]:
         files = tree.named(folder)
@@ -182,17 +183,26 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
         for kind in kinds:
             ending = f"_{kind}.json"
             for name, entry in files.items():
-                if name.endswith(ending):
-                    found.setdefault(name.removesuffix(ending), []).append((folder, entry))
+                if not name.endswith(ending):
+                    continue
+                video = name.removesuffix(ending)
+                first, _ = found.setdefault(video, {}).setdefault(kind, (folder, entry))
+                if first != folder:
+                    errors[video] = (
+                        f"{shown(folder)}/{name} is also in {shown(first)}, expected one file for "
+                        "each video; rename or remove one of them"
+                    )
     if not found:
         raise DataError(f"{shown(root)} holds no *_{kinds[0]}.json; expected {EXPECTED}")
     if spec.frames is not None:
         tree.need(spec.frames, "a folder of extracted frames per video (`frames`)")
         tree.deepen(spec.frames)
     for video in choose_names(spec, found):
-        parts = [(0, 0, writer.whole(*file)) for file in found[video]]
+        chosen = [found[video][kind] for kind in kinds if kind in found[video]]
+        parts = [(0, 0, writer.whole(*file)) for file in chosen]
         try:
-            writer.add(video, _frames(spec, writer, video, found[video][0][0], videos), parts)
+            frames = _frames(spec, writer, video, chosen[0][0], videos)
+            writer.add(video, frames, parts, errors.get(video, ""))
         except DataError as error:
             writer.add(video, [], parts, error=str(error))
 
