@@ -52,22 +52,24 @@ def clip_rows() -> list[Row]:
 
 
 def _row(what: str, form: Format, root: Path) -> Row:
-    fast, exact = (sampler(form, root, exact) for exact in (False, True))
+    cpu: tuple[list[float], list[float]] = ([], [])
+    fast, exact = (_timed(sampler(form, root, bool(way)), cpu[way]) for way in (0, 1))
     row = compare(what, ("one warp", fast), ("operation by operation", exact), pairs=3)
-    rates = [f"{SAMPLES / _cpu_seconds(make):.1f}" for make in (fast, exact)]
+    rates = [f"{SAMPLES / min(seconds):.1f}" for seconds in cpu]  # a busy machine adds to some
     peaks = [megabytes(_peak(form, root, exact)) for exact in (False, True)]
     note = f"{rates[0]} against {rates[1]} samples per CPU second, {peaks[0]} against {peaks[1]}"
     return replace(row, note=f"{note}; {SAMPLES} samples a turn at {SIDE} px")
 
 
-def _cpu_seconds(make: Callable[[], None]) -> float:
-    """The least of three: a busy machine takes more time on the wall, and a little more of this."""
-    seconds = []
-    for _ in range(3):
+def _timed(make: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
+    """`make`, noting the CPU time of every call in `seconds`."""
+
+    def call() -> None:
         began = time.process_time()
         make()
         seconds.append(time.process_time() - began)
-    return min(seconds)
+
+    return call
 
 
 def sampler(form: Format, root: Path, exact: bool) -> Callable[[], None]:
