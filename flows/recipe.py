@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, State
 from pydantic import Field
 
+from flows.memory import fit_ahead
 from flows.run import Request, Run
 from flows.stage import perform
 from flows.tracking import open_parent_run
@@ -125,6 +126,7 @@ def _conduct(request: Request) -> State | None:
     _tag(run)
     stages = run.wanted
     _tell(watchers, lambda watcher: watcher.run_begins(run, stages))
+    fit_ahead(run, lambda line: _tell(watchers, lambda watcher: watcher.run_notes(line)))
     try:
         with open_parent_run(run):
             for stage in stages:

@@ -51,6 +51,10 @@ class Terminal:
         self.say(f"[bold]{escape(recipe.name)}[/]  {escape(recipe.description)}")
         self.say(f"[dim]{len(stages)} stages into {escape(results.short(recipe.folder))}[/]\n")
 
+    def run_notes(self, line: str) -> None:
+        """A line of its own."""
+        self.say(f"[dim]{escape(line)}[/]")
+
     def stage_begins(self, spec: StageSpec) -> None:
         """The stage's line appears, with its clock not yet known."""
         self.spoke = time.monotonic()

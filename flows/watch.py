@@ -30,6 +30,9 @@ class Watcher(Protocol):
     def run_begins(self, run: Run, stages: Sequence[PlannedStage]) -> None:
         """These stages are gone through, in this order."""
 
+    def run_notes(self, line: str) -> None:
+        """Something is done, or was found, that belongs to no job."""
+
     def stage_begins(self, spec: StageSpec) -> None:
         """A job is started for `spec` (or one that runs already is watched)."""
 
@@ -55,6 +58,10 @@ class PrefectPage:
         """Say what is coming."""
         self.logger.info("%s in %s", run.request.command(), run.recipe.folder)
         self.logger.info("stages: %s", ", ".join(stage.name for stage in stages))
+
+    def run_notes(self, line: str) -> None:
+        """A line in the log."""
+        self.logger.info("%s", line)
 
     def stage_begins(self, spec: StageSpec) -> None:
         """A progress bar at 0 %, and where the logs are."""

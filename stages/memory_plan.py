@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from data.spec import DatasetSpec
 from model.config import SAM2Config
 from model.policy import MemorySavings
-from pipeline.errors import ConfigError
+from pipeline.config import parse
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.storage import read_json, write_json
 from stages.footprint import BatchShape, BudgetExceededError, footprint
 from stages.recipe import ModelChoice, TrainStage
@@ -24,7 +28,9 @@ GIB = 2**30
 ROOM, LEAST_ROOM = 0.08, 1 * GIB
 """What is left free of a card: a share of it, or this many bytes where that is more. It is for the
 context, library workspaces and gaps between allocations."""
-PLAN_FILE = "memory.json"
+PLANS = ".plans"
+"""The folder of a run's plans, beside those of its stages: what a stage makes is put aside when its
+settings change, and its plan is made before there is a stage."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +125,17 @@ def fit_to_memory(
     kinds: set[str],
     ranks: int,
     gib: float,
-    folder: str | Path | None = None,
+    file: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> MemoryPlan:
     """As `plan_memory`, for a stage of a recipe on cards of `gib` GiB.
 
-    folder: of the stage, where the answer is kept for the same question.
+    file: where the answer is kept for the same question.
     """
     config, budget = model.config(stage.drop_path, stage.dropout), round(gib * GIB)
     shapes = worst_shapes(stage, kinds, ranks)
     question = json.dumps([asdict(config), asdict(stage), list(map(asdict, shapes)), budget])
     key = hashlib.sha256(question.encode()).hexdigest()
-    file = None if folder is None else Path(folder) / PLAN_FILE
     kept = read_json(file) if file is not None else None
     if kept is not None and kept.get("key") == key:
         return MemoryPlan(**(kept["plan"] | {"savings": MemorySavings(**kept["plan"]["savings"])}))
@@ -139,6 +144,28 @@ def fit_to_memory(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"key": key, "plan": asdict(found)})
     return found
+
+
+def fit_stage(
+    name: str,
+    settings: Mapping[str, Any],
+    ranks: int,
+    folder: str | Path,
+) -> MemoryPlan:
+    """As `fit_to_memory`, for the training stage `name` with `memory_gb`, by what its job is told.
+
+    folder: of the stage; the answer is kept beside it. Raises ConfigError naming the stage.
+    """
+    stage = parse(TrainStage, settings["stage"], where=name)
+    choice = parse(ModelChoice, settings["model"], where="model")
+    data = settings["data"].items()
+    kinds: set[str] = {parse(DatasetSpec, values, where=key).kind for key, values in data}
+    assert stage.memory_gb is not None
+    file = Path(folder).parent / PLANS / f"{name}.json"
+    try:
+        return fit_to_memory(choice, stage, kinds, ranks, stage.memory_gb, file)
+    except ConfigError as error:
+        raise ConfigError(f"stages.{name}.{error}") from error
 
 
 def _ladder(given: MemorySavings, shapes: list[BatchShape]) -> Iterator[MemorySavings]:
@@ -187,3 +214,17 @@ def words(savings: MemorySavings) -> str:
     parts += [f"{n} frame(s) at once" for n in [savings.frames_at_once] if n]
     parts += [f"{n} object(s) at once" for n in [savings.objects_at_once] if n]
     return ", ".join(parts) or "as it is"
+
+
+def main() -> None:
+    """Answer the one question that stands on the standard input, as JSON: the arguments of
+    `fit_stage`. The last line of the output is the plan in words, or the problem."""
+    try:
+        answer = {"plan": str(fit_stage(**json.load(sys.stdin)))}
+    except PipelineError as error:
+        answer = {"problem": str(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

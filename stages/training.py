@@ -41,7 +41,7 @@ from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
 from stages.data_identity import record_data
 from stages.feature_cache import FeatureCache
-from stages.memory_plan import fit_to_memory
+from stages.memory_plan import fit_stage
 from stages.overlay import training_picture
 from stages.recipe import ModelChoice, TrainStage
 from stages.validation import Measure, Validator
@@ -148,19 +148,14 @@ def fitted(spec: StageSpec, stage: TrainStage, world: World) -> TrainStage:
         return stage
     plan, problem = None, ""
     if world.is_first:
-        choice = parse(ModelChoice, spec.settings["model"], where="model")
-        kinds: set[str] = {
-            parse(DatasetSpec, values, where=name).kind
-            for name, values in spec.settings["data"].items()
-        }
         try:
-            plan = fit_to_memory(choice, stage, kinds, world.size, stage.memory_gb, spec.folder)
+            plan = fit_stage(spec.name, spec.settings, world.size, spec.folder)
             print(f"memory: {plan}")
         except ConfigError as error:
             problem = str(error)
     plan, problem = world.share((plan, problem))
     if plan is None:
-        raise ConfigError(f"stages.{spec.name}.{problem}")
+        raise ConfigError(problem)
     return plan.applied(stage)
 
 

@@ -10,6 +10,7 @@ MODULES = [
     "cli",
     "commands",
     "local",
+    "memory",
     "services",
     "stage",
     "watch",

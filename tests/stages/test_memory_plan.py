@@ -123,8 +123,9 @@ def test_a_plan_is_kept_for_the_same_question(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr("stages.memory_plan.footprint", measured)
     choice = ModelChoice(preset="micro", image_size=96)
-    first = fit_to_memory(choice, STAGE, {"video"}, 1, 4, tmp_path)
+    file = tmp_path / "plan.json"
+    first = fit_to_memory(choice, STAGE, {"video"}, 1, 4, file)
     count = len(asked)
-    assert fit_to_memory(choice, STAGE, {"video"}, 1, 4, tmp_path) == first and len(asked) == count
-    fit_to_memory(choice, STAGE, {"video"}, 2, 4, tmp_path)
+    assert fit_to_memory(choice, STAGE, {"video"}, 1, 4, file) == first and len(asked) == count
+    fit_to_memory(choice, STAGE, {"video"}, 2, 4, file)
     assert len(asked) > count
