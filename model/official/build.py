@@ -13,6 +13,7 @@ from model.compile import compile_blocks
 from model.config import SAM2Config, Version, preset
 from model.sam2 import SAM2
 from model.weights import load_checkpoint
+from pipeline.device import usable_device
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -137,21 +138,12 @@ def _network(
     size, version = _released(config_file)
     if mode not in ("eval", "train"):
         raise ConfigError(f"mode is {mode!r}; expected 'eval' or 'train'")
-    _require_device(device)
+    place = usable_device(device)
     config = preset(size, overrides.get("image_size"), version=version)
     model = BuiltSAM2(config, overrides[_FALLBACK])
     if ckpt_path is not None:
         load_checkpoint(ckpt_path, model)
-    return model.to(device).train(mode == "train")
-
-
-def _require_device(device: str | torch.device) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda' or 'cuda:1'") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {str(device)!r}, but torch sees none here; pass device='cpu'")
+    return model.to(place).train(mode == "train")
 
 
 def _released(config_file: str) -> tuple[str, Version]:

@@ -15,7 +15,8 @@ import torch
 
 from model.sam2 import SAM2
 from model.weights import load_checkpoint
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.device import usable_device
+from pipeline.errors import CheckpointError
 from pipeline.storage import sha256
 from stages.prediction.annotated import follow
 from stages.prediction.answer import Answer
@@ -134,10 +135,7 @@ def _network(
         device = (
             f"cuda:{_rank() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         )
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {device}: expected cpu, cuda or cuda:N") from error
+    place = usable_device(device)
     return load_checkpoint(checkpoint, image_size=image_size, expect=preset).to(place).eval()
 
 

@@ -23,7 +23,7 @@ from tests.stages.prediction.scene import POINT, H, W, save
         ({"prompts": POINT, "backwards": True}, "is about videos"),
         ({"prompts": POINT, "names": ("x",)}, "is no data set"),
         ({"prompts": (Prompt(box=(0, 0, 9, 9)), Prompt(box=(9, 9, 20, 20)))}, "two boxes"),
-        ({"prompts": POINT, "device": "abacus"}, "--device abacus"),
+        ({"prompts": POINT, "device": "abacus"}, "device abacus: found no such kind"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
