@@ -117,6 +117,8 @@ class _Parser(argparse.ArgumentParser):
         found = re.search(r"invalid choice: '(.*?)'", message)
         if found and self.commands:
             message = f"there is no command {found[1]!r}{did_you_mean(found[1], self.commands)}"
+        if message.endswith("expected one argument"):
+            message += "; one that begins with - is given as --option=-5,0"
         raise ConfigError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -133,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
             help=help_text,
             description=help_text[0].upper() + help_text[1:] + ".",
             epilog=EXAMPLES.get(name),
+            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.set_defaults(function=name.replace("-", "_"))

@@ -14,7 +14,8 @@ from stages.prediction.answer import Answer
 from stages.prediction.prompts import Asked
 
 LEAST, MOST = 360, 1080
-"""Heights between which a film is shown, in pixels; pictures are drawn at their own size."""
+"""Heights between which a film is shown, in pixels. Small pictures are enlarged as well, large ones
+are drawn at their own size."""
 FILL = 0.45
 """Opacity of an object's colour."""
 AROUND = 0.72
@@ -25,17 +26,16 @@ INSIDE, BESIDE, DARK, LIGHT = (64, 220, 96), (255, 64, 64), (14, 14, 18), (255, 
 
 
 def draw(answer: Answer, *, film: bool = False) -> np.ndarray:
-    """The picture of one answer: uint8 [H, W, 3]; for a film of even sides and a height that is
-    good to watch."""
-    picture, rows = answer.picture, answer.rows
-    if film:
-        picture, rows = _resized(picture, rows, _film_size(*picture.shape[:2]))
+    """The picture of one answer, uint8 [H, W, 3], at a size that is good to look at."""
+    size = _size(*answer.picture.shape[:2], film=film)
+    picture, rows = _resized(answer.picture, answer.rows, size)
     scale = picture.shape[0] / answer.picture.shape[0]
     drawn = _tinted(picture, rows, len(answer.numbers))
     thickness = max(2, round(min(picture.shape[:2]) / 300))
-    for index, number in enumerate(answer.numbers):
+    for index in range(len(answer.numbers)):
         outline(drawn, (rows == index + 1).view(np.uint8), colour(index), thickness)
-        if 1 < len(answer.numbers) <= MOST_NUMBERED:
+    if 1 < len(answer.numbers) <= MOST_NUMBERED:
+        for index, number in enumerate(answer.numbers):
             _numbered(drawn, rows, index, str(number), thickness)
     for asked in (answer.asked or {}).values():
         _prompted(drawn, asked, scale, thickness)
@@ -51,9 +51,12 @@ def colour(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _film_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width), both even as h264 wants them."""
-    scale = min(max(1.0, LEAST / height), MOST / height)
+def _size(height: int, width: int, *, film: bool) -> tuple[int, int]:
+    """(height, width) of a drawing; of a film both even, as h264 wants them."""
+    scale = max(1.0, min(LEAST / height, MOST / width))
+    if not film:
+        return round(height * scale), round(width * scale)
+    scale = min(scale, MOST / height)
     return 2 * max(1, round(height * scale / 2)), 2 * max(1, round(width * scale / 2))
 
 

@@ -105,6 +105,9 @@ def test_a_file_of_prompts_that_is_wrong(content, told, tmp_path, capsys):
     [
         ("cat.png --point 1", "--point 1: expected x,y or x,y,0"),
         ("cat.png --point 1,2,7", "1 on the object or 0 beside it"),
+        ("cat.png --points 1,2", "unrecognized arguments: --points"),
+        ("cat.png --box -5,0,9,9", "--option=-5,0"),
+        ("cat.png --point 1,2 --device abacus", "device abacus: found no such kind"),
         ("cat.png --box 1,2,3", "expected x0,y0,x1,y1"),
         ("cat.png --object 1.5 --point 1,2", "expected a whole number"),
         ("cat.png --object 0 --point 1,2", "0 is background"),

@@ -38,7 +38,7 @@ def test_a_picture_in_all_forms(call, picture, tmp_path):
         "every pixel of a mask has an owner"
     )
     assert all((alone[n][labels == n] == 1).all() for n in (1, 4))
-    assert Image.open(out / "overlays" / "cat.jpg").size == (W, H)
+    assert Image.open(out / "overlays" / "cat.jpg").size == (540, 360), "enlarged"
 
 
 def test_a_threshold_makes_masks_smaller(call, picture, tmp_path):
