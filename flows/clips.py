@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.recipe_data import spec_as_it_is
 from pipeline.errors import ConfigError
 from pipeline.storage import require_writable
 
@@ -52,9 +53,8 @@ def _source(stage: str, settings: list[str]) -> TrainingClips:
     """The samples of a training stage of a recipe."""
     from data.mixture import TrainingClips
     from data.sources import open_dataset
-    from data.spec import DatasetSpec
-    from pipeline.config import did_you_mean, parse
-    from stages.recipe import TrainStage, load_recipe, resolve_dataset
+    from pipeline.config import did_you_mean
+    from stages.recipe import TrainStage, load_recipe
 
     recipe = load_recipe(settings)
     training = {name: s for name, s in recipe.stages.items() if isinstance(s, TrainStage)}
@@ -64,10 +64,7 @@ def _source(stage: str, settings: list[str]) -> TrainingClips:
         )
     chosen = training[stage]
     return TrainingClips(
-        {
-            name: open_dataset(parse(DatasetSpec, resolve_dataset(recipe, name), where=name), name)
-            for name in chosen.datasets
-        },
+        {name: open_dataset(spec_as_it_is(recipe, name), name) for name in chosen.datasets},
         mixture=chosen.mixture,
         sampling=chosen.sampling,
         augment=chosen.augment,

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.parts import progress_bar
+from flows.recipe_data import spec_as_it_is
 from flows.results import short
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError
 from pipeline.storage import require_writable
 
 if TYPE_CHECKING:
@@ -144,18 +145,9 @@ def _absolute(place: str) -> str:
 
 
 def _of_recipe(recipe: Recipe, name: str) -> Patient:
-    from data.spec import DatasetSpec
-    from pipeline.config import parse
-    from stages.recipe import TrainStage, resolve_dataset
+    from stages.recipe import TrainStage
 
-    spec = parse(DatasetSpec, resolve_dataset(recipe, name), where=f"datasets.{name}")
-    if recipe.datasets[name].root.startswith("world:") and not Path(spec.root).is_dir():
-        raise DataError(
-            f"datasets.{name}: {spec.root} is not there, expected the recipe's synthetic world; "
-            f"draw it with `sam2-pipeline stage world recipe={recipe.name}`"
-        )
-    if spec.frames and not Path(spec.frames).is_dir() and "://" not in spec.frames:
-        spec = replace(spec, frames=None)  # not extracted yet: the videos themselves are looked at
+    spec = spec_as_it_is(recipe, name)
     video = spec.kind == "video"
     draws = [
         _draw(stage_name, stage.sampling, stage.mixture, name, video)

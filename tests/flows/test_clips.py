@@ -54,6 +54,14 @@ def test_ways_are_certain_and_alone():
     assert found["all together"] == augment
 
 
+def test_the_videos_stand_in_for_frames_that_are_not_extracted(tmp_path: Path):
+    root, out = like.sav(tmp_path / "sav"), tmp_path / "sheet.png"
+    words = ["clips", "video_train", "recipe=smoke", f"datasets.clips.root={root}"]
+    frames = f"datasets.clips.frames={tmp_path / 'none'}"
+    assert main([*words, frames, "--rows", "1", "--tile", "32", "--out", str(out)]) == 0
+    assert out.is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
