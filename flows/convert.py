@@ -25,6 +25,7 @@ TRAIN = {
 def convert(arguments: argparse.Namespace) -> int:
     """`convert`: 0 when every item was converted (or left out on request), 2 when nothing was."""
     from data.convert.convert import convert as convert_items
+    from data.doctor.survey import counted
     from pipeline.environment import free_cores
 
     root, out = arguments.source.expanduser(), arguments.out.expanduser().absolute()
@@ -45,9 +46,10 @@ def convert(arguments: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     labels = ", ".join(f"{label} {count}" for label, count in made.labels.most_common(8))
-    print(f"{out}: {made.items} items, {made.frames} frames, {made.objects} objects ({labels})")
+    totals = (counted(made.items, "item"), counted(made.frames, "frame"))
+    print(f"{out}: {', '.join(totals)}, {counted(made.objects, 'object')} ({labels})")
     if made.empty_frames:
-        print(f"  {made.empty_frames} frames without an object")
+        print(f"  {counted(made.empty_frames, 'frame')} without an object")
     for line in made.broken:
         print(f"  left out: {line}")
     print(f"  in a recipe: {TRAIN[arguments.to].format(out=out)}")

@@ -48,6 +48,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """`doctor`: 0 healthy, 1 with errors (with `--strict` also notes), 2 when it could not run."""
     from data.doctor.report import write_reports
     from data.doctor.sheet import draw_sheet
+    from data.doctor.survey import counted
     from pipeline.environment import free_cores
 
     patients = _patients(arguments.settings)
@@ -73,7 +74,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     errors = sum(survey.errors for survey in surveys)
     notes = sum(len(survey.findings) for survey in surveys) - errors
     verdict = "[green]healthy[/]" if not errors else "[red]needs mending[/]"
-    console.print(f"{verdict}: {errors} errors, {notes} notes")
+    console.print(f"{verdict}: {counted(errors, 'error')}, {counted(notes, 'note')}")
     for path in paths:
         console.print(f"  {short(path)}", markup=False, soft_wrap=True)
     return int(bool(errors or (arguments.strict and notes)))

@@ -11,7 +11,7 @@ def test_convert_and_what_it_says(tmp_path, capsys):
     words = ["convert", "coco", str(root), "--out", str(out), "--workers", "1"]
     assert main([*words, "--to", "sa1b"]) == 0
     said = capsys.readouterr().out
-    assert "1 items, 1 frames, 2 objects (cat 1, dog 1)" in said
+    assert "1 item, 1 frame, 2 objects (cat 1, dog 1)" in said
     assert f"format=sa1b root={out}" in said
     assert main([*words, "--to", "folder"]) == 2
     assert "--again" in capsys.readouterr().err

@@ -18,12 +18,12 @@ def test_a_healthy_set_and_a_sick_one(tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "1 video, 1 looked at: 6 frames, 10 masks; 30x20 (6)" in said
-    assert "objects on a frame" in said and "healthy: 0 errors, 1 notes" in said
+    assert "objects on a frame" in said and "healthy: 0 errors, 1 note\n" in said
     assert main([*words, "--strict"]) == 1, "six frames are fewer than a clip of eight"
     (root / "JPEGImages/480p/bear/00001.jpg").write_bytes(b"")
     assert main([*words, "--html"]) == 1
     said = capsys.readouterr().out
-    assert "00001.jpg" in said and "needs mending: 1 errors" in said
+    assert "00001.jpg" in said and "needs mending: 1 error," in said
     made = sorted(path.name for path in (tmp_path / "o").iterdir())
     assert made == ["doctor.html", "doctor.json", "findings.jsonl", "sheet.jpg"]
 
@@ -68,4 +68,4 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
 def test_the_commands_of_the_docs_are_understood():
     lines = re.findall(r"^sam2-pipeline [^#\n]+", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     asked = [cli._parser().parse_args(shlex.split(line)[1:]).function for line in lines]
-    assert {"doctor", "convert", "extract_frames"} == set(asked) and len(asked) >= 10
+    assert {"doctor", "convert", "extract_frames", "stage"} == set(asked) and len(asked) >= 10
