@@ -14,12 +14,15 @@ class WeightAverage:
 
     decay: how much of the average stays at each step; early on less, (1 + steps) / (10 + steps), so
     that the initial weights are soon forgotten. Source: TensorFlow's ExponentialMovingAverage.
+    shards: what stands for a parameter of that name (`pipeline.sharding`).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float, shards: Mapping[str, nn.Parameter] | None = None
+    ) -> None:
         self.decay = decay
         self.parameters = {
-            name: parameter
+            name: (shards or {}).get(name, parameter)
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }

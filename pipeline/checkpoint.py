@@ -15,7 +15,7 @@ import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from pipeline.errors import CheckpointError, StorageError
 from pipeline.optim import Rates
 from pipeline.precision import LossScale
 from pipeline.storage import read_json, sha256, sync_folder, write_json
+
+if TYPE_CHECKING:
+    from pipeline.sharding import Sharding  # loading it takes a second, few stages need it
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -55,6 +58,8 @@ class TrainState:
     """With fp16."""
     average: WeightAverage | None = None
     """Where a stage asks for averaged weights."""
+    sharding: Sharding | None = None
+    """Where parameters are shared out over the ranks."""
 
     def extras(self) -> dict[str, LossScale | WeightAverage]:
         """What else there is to save, by name."""
@@ -63,17 +68,22 @@ class TrainState:
 
 
 def save(state: TrainState, folder: str | Path, keep: int = 2) -> Path:
-    """Write a checkpoint of `state` and keep the newest `keep`; call it on one rank only.
+    """`write` a checkpoint of `state`, one that is not shared out."""
+    return write(pack(state), folder, keep)
+
+
+def write(values: dict[str, Any], folder: str | Path, keep: int = 2) -> Path:
+    """Write what `pack` returned and keep the newest `keep`; call it on one rank only.
 
     Raises StorageError when it cannot be written or reads back different; the older ones are then
     untouched.
     """
-    folder = Path(folder)
-    target = folder / f"step-{state.step:08d}.pt"
+    folder, step = Path(folder), int(values["step"])
+    target = folder / f"step-{step:08d}.pt"
     temporary = folder / f".{target.name}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = _write_synced(_pack(state), temporary)
+        digest = _write_synced(values, temporary)
         if (found := sha256(temporary)) != digest:
             raise StorageError(
                 f"{temporary} reads back as sha256 {found}, not {digest} as written; check the disk"
@@ -88,7 +98,7 @@ def save(state: TrainState, folder: str | Path, keep: int = 2) -> Path:
         temporary.unlink(missing_ok=True)
     entry = {
         "file": target.name,
-        "step": state.step,
+        "step": step,
         "sha256": digest,
         "bytes": target.stat().st_size,
     }
@@ -140,6 +150,8 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
             f"{path}: format {values.get('format')!r}, expected {FORMAT}; not a training checkpoint"
         )
     try:
+        if state.sharding:
+            values = state.sharding.shared_out(values, state.optimizer)
         state.model.load_state_dict(values["model"])
         state.optimizer.load_state_dict(values["optimizer"])
         for name, item in state.extras().items():
@@ -211,8 +223,10 @@ def _write_synced(values: dict[str, Any], path: Path) -> str:
     return hashing.digest.hexdigest()
 
 
-def _pack(state: TrainState) -> dict[str, Any]:
-    return {
+def pack(state: TrainState) -> dict[str, Any]:
+    """All of `state` as plain values, whole. Where it is shared out every rank calls it, and rank
+    0's is the one to write."""
+    values = {
         "format": FORMAT,
         "step": state.step,
         "skipped": state.skipped,
@@ -222,6 +236,7 @@ def _pack(state: TrainState) -> dict[str, Any]:
         "optimizer": state.optimizer.state_dict(),
         **{name: item.state_dict() for name, item in state.extras().items()},
     }
+    return state.sharding.gathered(values, state.optimizer) if state.sharding else values
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ over a gloo group and never wait for the GPU.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -118,12 +118,13 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def broadcast_parameters(world: World, model: nn.Module) -> None:
-    """Give every rank the parameters and buffers of rank 0."""
+def broadcast_parameters(world: World, model: nn.Module, leave: Collection[str] = ()) -> None:
+    """Give every rank the parameters and buffers of rank 0, those named in `leave` excepted."""
     if world.size == 1:
         return
-    for tensor in [*model.parameters(), *model.buffers()]:
-        dist.broadcast(tensor.detach(), src=0)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name not in leave:
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def average_gradients(world: World, parameters: Sequence[nn.Parameter], bad: Tensor) -> Tensor:

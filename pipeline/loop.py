@@ -117,7 +117,7 @@ def fit(
     world, hooks = world or World(), hooks or Hooks()
     supply, saver = iter(batches), _Saver(folder, config, world)
     parameters = [item for group in state.optimizer.param_groups for item in group["params"]]
-    broadcast_parameters(world, state.model)
+    broadcast_parameters(world, state.model, state.sharding.shards if state.sharding else ())
     window = _Window(began=time.monotonic())
     bad_run: list[tuple[str, ...]] = []
     while state.step < total and not state.ended:
@@ -166,10 +166,16 @@ def _take_step(
         bad = bad + (~torch.isfinite(losses.total.detach())).float()
         for name, value in {"loss": losses.total, **_prefixed(losses.parts)}.items():
             parts[name] = parts.get(name, 0) + value.detach().float()
-    bad = average_gradients(world, parameters, bad)
+    sharding = state.sharding
+    if sharding:
+        sharding.collect()
+    bad = average_gradients(world, sharding.replicated(parameters) if sharding else parameters, bad)
     if state.scale:
         state.scale.unscale([item.grad for item in parameters if item.grad is not None])
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+    if sharding:
+        norm = sharding.clip(parameters, clip)
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
     overflow = ~torch.isfinite(norm)
     window.broken.append(
         (bad > 0) | (overflow & state.scale.exhausted if state.scale else overflow)
@@ -253,8 +259,9 @@ class _Saver:
 
     def save(self, state: TrainState) -> None:
         """Write the checkpoint on rank 0; the others wait, so that none ends before it is there."""
+        values = checkpoint.pack(state) if self.world.is_first or state.sharding else {}
         if self.world.is_first:
-            checkpoint.save(state, self.folder, keep=self.config.keep)
+            checkpoint.write(values, self.folder, keep=self.config.keep)
         self.world.barrier()
         self.saved_at = time.monotonic()
 

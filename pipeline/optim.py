@@ -9,7 +9,7 @@ decay), rates that shrink with depth, groups with settings of their own, the las
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -133,12 +133,14 @@ def build_optimizer(
     config: OptimConfig,
     total_steps: int,
     layers_above: Callable[[str], int] | None = None,
+    shards: Mapping[str, nn.Parameter] | None = None,
 ) -> tuple[torch.optim.AdamW, Rates]:
     """AdamW over the trainable parameters of `model`, and the rates of its groups over
     `total_steps`.
 
     layers_above: how many layers lie above the parameter of that name, for `layer_decay`; 0 where
-    it does not apply. Raises ConfigError for a group pattern that matches nothing.
+    it does not apply. shards: what stands for a parameter of that name (`pipeline.sharding`). Raises
+    ConfigError for a group pattern that matches nothing.
     """
     if config.layer_decay < 1 and layers_above is None:
         raise ConfigError(
@@ -157,7 +159,7 @@ def build_optimizer(
                 schedule=config.schedule,
             )
             found = _settings_of(name, owners[name], plain, config.groups)
-            groups.setdefault(found, []).append(parameter)
+            groups.setdefault(found, []).append((shards or {}).get(name, parameter))
     if not groups:
         raise ConfigError("freeze: every parameter is frozen, nothing is left to train")
     optimizer = torch.optim.AdamW(

@@ -7,6 +7,7 @@ Prompts are simulated, the clip is tracked, every answer on every frame is score
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +53,10 @@ class ClipTask:
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         savings: MemorySavings | None = None,
         features: FeatureCache | None = None,
+        sharded: bool = False,
     ) -> None:
-        """features: in place of the model's image encoder."""
+        """features: in place of the model's image encoder. sharded: the trunk is shared out, and
+        runs for every batch, also one without objects."""
         self.model = model
         self.prompts = prompts
         self.loss = loss
@@ -62,6 +65,7 @@ class ClipTask:
         self.precision = precision
         self.savings = savings or MemorySavings()
         self.features = features
+        self.sharded = sharded
         recompute(model, self.savings.recompute)
 
     def weight(self, batch: ClipBatch) -> float:
@@ -75,7 +79,8 @@ class ClipTask:
         pixels = batch.frames
         batch = batch.to(self.world.device)
         with self._autocast():
-            frames = self._see(pixels if self.features else batch.frames) if count else ()
+            seen = count or self.sharded
+            frames = self._see(pixels if self.features else batch.frames) if seen else ()
         if not limit or count <= limit:
             judged = [self._judge(frames, batch, step, whole, slice(None))]
         else:
@@ -86,7 +91,8 @@ class ClipTask:
             ]
         found = Losses(*(torch.stack(part).sum(0) for part in zip(*judged, strict=True)))
         kind = self.plan(batch.frames.shape[1], step).initial[0][1]
-        return StepLosses(found.total, self._parts(found, kind))
+        total = found.total + _nothing_of(frames) if self.sharded else found.total
+        return StepLosses(total, self._parts(found, kind))
 
     def _parts(self, found: Losses, kind: PromptKind) -> dict[str, Tensor]:
         """What the curves show: each part by itself and as it counts, the whole by the kind of
@@ -101,6 +107,12 @@ class ClipTask:
     def plan(self, frames: int, step: int) -> PromptPlan:
         """What the simulated user does in the clips of `step`."""
         return plan_prompts(self.prompts, frames, plan_rng(self.seed, step))
+
+    def on(self, model: SAM2) -> ClipTask:
+        """The same task, on another network."""
+        other = copy(self)
+        other.model = model
+        return other
 
     def track(self, batch: ClipBatch, step: int) -> ClipOutput:
         """The network's answers on `batch`, prompted as on `step`."""
@@ -138,3 +150,8 @@ class ClipTask:
     def _autocast(self) -> torch.autocast:
         half = HALVES.get(self.precision)
         return torch.autocast(self.world.device.type, dtype=half, enabled=half is not None)
+
+
+def _nothing_of(frames: Sequence[ImageFeatures]) -> Tensor:
+    """A zero whose gradient visits all of the trunk for every frame, so that ranks do so alike."""
+    return torch.stack([frame.s16.float().sum() for frame in frames]).sum() * 0

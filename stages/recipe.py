@@ -90,6 +90,9 @@ class TrainStage:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory: MemorySavings = field(default_factory=MemorySavings)
     """What is computed again, or bit by bit, to fit a smaller card."""
+    shard: bool = False
+    """Share the image encoder's trunk out over the ranks (FSDP2): each holds its part of the
+    weights, gradients and optimiser state. Nothing changes on one rank."""
     memory_gb: float | None = None
     """GiB of a card: the stage splits its batches and saves memory as it needs to fit in;
     `sam2-pipeline plan --memory GIB` shows how. None takes the settings as they are."""
@@ -112,7 +115,6 @@ class TrainStage:
                     f"cache_features: augment.{item.name} is {value}; a picture that changes is "
                     f"another one every time, expected {plain}"
                 )
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,6 +372,9 @@ def _check(recipe: Recipe) -> None:
             )
             if dataset is not None
         ]
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TrainStage):
+            _check_sharing(name, stage)
     for where, dataset in wanted:
         if dataset not in recipe.datasets:
             raise ConfigError(
@@ -379,6 +384,18 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError(
             f"recipe {recipe.name}: no training stage in `stages`; expected one of {', '.join(TRAINING_KINDS)}"
         )
+
+
+def _check_sharing(name: str, stage: TrainStage) -> None:
+    """Refuse what a trunk that is shared out over the ranks does not go with."""
+    for other, reason in (
+        ("lora", "low-rank training has little to share out"),
+        ("cache_features", "its ranks do not run the trunk alike"),
+    ):
+        if stage.shard and getattr(stage, other):
+            raise ConfigError(
+                f"stages.{name}: found shard and {other}, expected one of them: {reason}"
+            )
 
 
 def _datasets(stage: ExtractStage | TrainStage) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from stages.feature_cache import FeatureCache
 from stages.memory_plan import fit_stage
 from stages.overlay import training_picture
 from stages.recipe import ModelChoice, TrainStage
+from stages.sharding import shard_trunk, whole
 from stages.validation import Measure, Validator
 
 PICTURES = 4
@@ -75,13 +76,16 @@ def train(spec: StageSpec) -> StageResult | None:
     if world.is_first:
         print(parameter_table(model, split=["image_encoder"]))
     features = kept_features(spec, stage, model)
-    optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model))
+    sharding = shard_trunk(world, model) if stage.shard and world.size > 1 else None
+    shards = sharding.shards if sharding else None
+    optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model), shards)
     state = TrainState(
         model,
         optimizer,
         rates,
         scale=LossScale(world.device) if stage.precision == "fp16" else None,
-        average=WeightAverage(model, stage.optim.average) if stage.optim.average else None,
+        average=WeightAverage(model, stage.optim.average, shards) if stage.optim.average else None,
+        sharding=sharding,
     )
     checkpoint.resume(state, folder / "checkpoints", world)
 
@@ -94,6 +98,7 @@ def train(spec: StageSpec) -> StageResult | None:
         precision=stage.precision,
         savings=stage.memory,
         features=features,
+        sharded=sharding is not None,
     )
     batches = loader(
         clips,
@@ -130,7 +135,7 @@ def train(spec: StageSpec) -> StageResult | None:
         if validator is not None and state.step % validator.config.every:
             validator(state)
         chosen = validator.chosen(state) if validator is not None else None
-        result = hand_over(spec, state, log.run, chosen) if log.run is not None else None
+        result = hand_over(spec, state, log.run, chosen)
         status = "FINISHED"
     except (StopRequested, KeyboardInterrupt):
         status = "KILLED"
@@ -264,8 +269,10 @@ class StageLog:
         """A hook that draws the network's answers on one training batch."""
 
         def draw(state: TrainState) -> None:
+            model = whole(state)
             if self.world.is_first:
-                self.board.image("training", training_picture(task, clips, state.step), state.step)
+                picture = training_picture(task.on(model), clips, state.step)
+                self.board.image("training", picture, state.step)
 
         return draw
 
@@ -304,22 +311,26 @@ def open_stage_run(spec: StageSpec) -> Run:
 
 
 def hand_over(
-    spec: StageSpec, state: TrainState, run: Run, chosen: tuple[Path, int] | None = None
-) -> StageResult:
-    """Publish the weights, averaged ones where the stage keeps them, and describe them.
+    spec: StageSpec, state: TrainState, run: Run | None, chosen: tuple[Path, int] | None = None
+) -> StageResult | None:
+    """Publish the weights, averaged ones where the stage keeps them, and describe them; every rank
+    calls it, the one that has a `run` writes and answers.
 
     chosen: a file of weights and their step, in place of those of the end. Low-rank changes are
     merged.
     """
-    assert isinstance(state.model, SAM2)
     file, step = Path(spec.folder) / "model.pt", state.step
-    if chosen is not None:
+    if chosen is not None and run is not None:
         step = chosen[1]
         with atomic_file(file) as copy:
             copy.write(chosen[0].read_bytes())
-    else:
+    elif chosen is None:
         with state.average.in_place() if state.average else nullcontext():
-            save_checkpoint(merged(state.model), file)
+            model = whole(state)
+            if run is not None:
+                save_checkpoint(merged(model), file)
+    if run is None:
+        return None
     uri, digest = publish_checkpoint(run, file, file.name)
     return StageResult(
         stage=spec.name,

@@ -31,6 +31,7 @@ from stages.evaluation.jf import Protocol, VideoScores
 from stages.evaluation.summary import summarise
 from stages.evaluation.video import evaluate_video, sam2_tracker
 from stages.settings import Validation
+from stages.sharding import whole
 
 BEST_FILE, RECORD_FILE = "best.pt", "best.json"
 GUARDED = "image/miou@1"
@@ -142,12 +143,13 @@ class Validator:
     def __call__(self, state: TrainState) -> str:
         """Validate; returns why training should end, or nothing."""
         with state.average.in_place() if state.average else nullcontext():
-            found = self.measure(state.model)  # type: ignore[arg-type]
+            model = whole(state)
+            found = self.measure(model)
             verdict = judge(self.config, state.notes, found)
             if verdict.better:
                 state.notes["validation/best_step"] = state.step
                 if self._keeps_best and self.world.is_first:
-                    keep_best(state.model, self.folder, state.step, self.config.decisive, found)
+                    keep_best(model, self.folder, state.step, self.config.decisive, found)
         if self.world.is_first:
             if self.log is not None:
                 self.log(state.step, found)
@@ -181,11 +183,11 @@ class Validator:
 
 
 def keep_best(
-    model: torch.nn.Module, folder: Path, step: int, metric: str, found: Mapping[str, float]
+    model: SAM2, folder: Path, step: int, metric: str, found: Mapping[str, float]
 ) -> None:
     """Put the weights of `model` in the place of the best so far; the record follows the file."""
     with atomic_file(folder / BEST_FILE) as file:
-        save_checkpoint(merged(model), file)  # type: ignore[arg-type]
+        save_checkpoint(merged(model), file)
     record = {"step": step, "metric": metric, "found": dict(found)}
     write_json(folder / RECORD_FILE, record | {"sha256": sha256(folder / BEST_FILE)})
 

@@ -29,3 +29,71 @@ def measure(given: dict[str, Any]) -> dict[str, float]:
     assert len({str(sorted(part)) for part in world.gather(list(found))}) == 1
     distributed.shutdown()
     return found
+
+
+def train_clips(
+    world: Any,
+    folder: str,
+    *,
+    sharded: bool = False,
+    steps: int = 3,
+    accumulate: int = 1,
+    prompts: dict[str, Any] | None = None,
+    lr: float = 1e-3,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train, or continue in `folder`, the micro network on four clips a step, shared out over the
+    ranks and accumulated batches; one of them has no objects.
+
+    Returns `losses` of the steps, `weights`, and `average`d weights, all whole. AdamW's epsilon is
+    so large that a step follows the gradient, not its sign: where a gradient is zero but for
+    rounding (the biases of keys), the sign is noise.
+    """
+    import torch
+
+    from model.config import preset
+    from model.policy import LossConfig, PromptPolicy
+    from model.sam2 import build_sam2
+    from pipeline import checkpoint
+    from pipeline.average import WeightAverage
+    from pipeline.checkpoint import TrainState
+    from pipeline.loop import Hooks, StepLog, fit
+    from pipeline.optim import build_optimizer
+    from pipeline.precision import LossScale
+    from pipeline.settings import LoopConfig, OptimConfig
+    from stages.clip_task import ClipTask
+    from stages.sharding import shard_trunk, whole
+    from tests.stages.test_clip_task import batch_of
+
+    torch.manual_seed(world.rank if sharded else 0)  # rank 0's weights are the ones that count
+    model = build_sam2(preset("micro")).train()
+    sharding = shard_trunk(world, model) if sharded else None
+    shards = sharding.shards if sharding else None
+    optimizer, rates = build_optimizer(model, OptimConfig(lr=lr), 10, shards=shards)
+    for group in optimizer.param_groups:
+        group["eps"] = 0.1
+    average = WeightAverage(model, 0.9, shards)
+    state = TrainState(model, optimizer, rates, average=average, sharding=sharding)
+    if settings.get("precision") == "fp16":
+        state.scale = LossScale()
+        state.scale.factor.fill_(256.0)  # its start is for longer runs
+    checkpoint.resume(state, folder, world)
+    policy = {"mask": 1.0, "click": 0.0, "box": 0.0, "initial_frames": 1} | (prompts or {})
+    task = ClipTask(
+        model, PromptPolicy(**policy), LossConfig(), seed=3, world=world,
+        sharded=sharding is not None, **settings,
+    )  # fmt: skip
+    own = [0, 1, 2, 3][world.rank * 4 // world.size :][: 4 // world.size]
+    size = len(own) // accumulate
+    parts = [tuple(own[start : start + size]) for start in range(0, len(own), size)]
+    batches = [batch_of(3, part) for part in parts] * (steps - state.step)
+    logs: list[StepLog] = []
+    fit(
+        task, batches, state, LoopConfig(log_every=1, accumulate=accumulate), total=steps,
+        clip=0.5, folder=folder, world=world, hooks=Hooks(log=logs.append),
+    )  # fmt: skip
+    found = {"losses": [(log.metrics["loss"], log.metrics["grad_norm"]) for log in logs]}
+    found["weights"] = {name: value.clone() for name, value in whole(state).state_dict().items()}
+    with average.in_place():
+        found["average"] = {n: value.clone() for n, value in whole(state).state_dict().items()}
+    return found
