@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: what our way of doing things gains, as ratios measured within this one run.
+"""`python -m benchmarks [PART …]`: what our way of doing things gains, as ratios measured within this one run.
 
-Prints a table and writes it to runs/bench.md.
+Prints a table and writes it to runs/bench.md. Without names, every part but `rejected`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from benchmarks.clips import clip_rows
 from benchmarks.extraction import extraction_rows
 from benchmarks.loading import loader_rows
 from benchmarks.measure import Row, megabytes
-from benchmarks.parts import contour_rows, loss_rows, predictor_rows
+from benchmarks.network import compiled_rows, network_rows, predictor_rows
+from benchmarks.parts import contour_rows, loss_rows
+from benchmarks.rejected import rejected_rows
 from benchmarks.sources import source_rows
 from benchmarks.steps import StepCost, optimizer_rows, training_rows
 from pipeline.environment import quiet
@@ -26,26 +28,44 @@ from pipeline.environment import quiet
 TARGET = Path("runs/bench.md")
 
 
-def main() -> int:
-    """Measure everything, part by part."""
+PARTS: dict[str, Callable[[], list[Row]]] = {
+    "loss": loss_rows,
+    "predictor": predictor_rows,
+    "network": network_rows,
+    "compiled": compiled_rows,
+    "optimiser": optimizer_rows,
+    "jf": contour_rows,
+    "loader": loader_rows,
+    "sources": source_rows,
+    "clips": clip_rows,
+    "extraction": extraction_rows,
+    "rejected": rejected_rows,
+}
+STEPS = "steps"
+ON_REQUEST = {"rejected"}
+
+
+def main(wanted: Sequence[str]) -> int:
+    """Measure the `wanted` parts, or all, one after the other."""
+    unknown = sorted(set(wanted) - {STEPS, *PARTS})
+    if unknown:
+        print(
+            f"no benchmark {unknown[0]!r}; there are {', '.join((STEPS, *PARTS))}", file=sys.stderr
+        )
+        return 2
+    chosen = list(wanted) or [STEPS, *(name for name in PARTS if name not in ON_REQUEST)]
     quiet()
     began = time.monotonic()
-    _say("training steps")
-    rows, costs = training_rows()
-    parts: Sequence[tuple[str, Callable[[], list[Row]]]] = (
-        ("loss", loss_rows),
-        ("video predictor", predictor_rows),
-        ("optimiser", optimizer_rows),
-        ("J and F", contour_rows),
-        ("loader", loader_rows),
-        ("sources", source_rows),
-        ("clips", clip_rows),
-        ("frame extraction", extraction_rows),
-    )
-    for name, measure in parts:
-        _say(name)
-        rows += measure()
-    table = _table(rows) + "\n\n" + _cost_table(costs)
+    rows: list[Row] = []
+    costs: list[StepCost] = []
+    for name in chosen:
+        print(f"measuring: {name}", file=sys.stderr)
+        if name == STEPS:
+            more, costs = training_rows()
+            rows += more
+        else:
+            rows += PARTS[name]()
+    table = _table(rows) + ("\n\n" + _cost_table(costs) if costs else "")
     print(table)
     head = (
         f"# Benchmarks\n\n{date.today().isoformat()}, torch {torch.__version__}, Python "
@@ -100,9 +120,5 @@ def _markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _say(part: str) -> None:
-    print(f"measuring: {part}", file=sys.stderr)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

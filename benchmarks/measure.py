@@ -6,11 +6,14 @@ ratios of neighbours. Only ratios are worth comparing between machines.
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -28,6 +31,10 @@ class Row:
     """Median of plain / better: above 1 means that `better` is faster."""
     note: str = ""
 
+    def noted(self, note: str) -> Row:
+        """The same with another note."""
+        return replace(self, note=note)
+
 
 def compare(
     what: str,
@@ -37,8 +44,13 @@ def compare(
     pairs: int = 9,
     seconds: float = 10.0,
     note: str = "",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
-    """Time both in turns after one warm-up each; on a slow machine fewer than `pairs` fit into `seconds`."""
+    """Time both in turns after one warm-up each; on a slow machine fewer than `pairs` fit into `seconds`.
+
+    clock: by default that on the wall; `time.process_time` counts the processor's work alone, which other
+    processes disturb less, and suits one thread.
+    """
     better[1]()
     plain[1]()
     until = time.monotonic() + seconds
@@ -46,7 +58,7 @@ def compare(
     for turn in range(pairs):
         order = (0, 1) if turn % 2 == 0 else (1, 0)
         for which in order:
-            times[which].append(milliseconds((better, plain)[which][1]))
+            times[which].append(milliseconds((better, plain)[which][1], clock))
         if time.monotonic() > until:
             break
     ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
@@ -54,11 +66,13 @@ def compare(
     return Row(what, better[0], plain[0], ours, theirs, ratio, note)
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    """What one call takes by the clock on the wall."""
-    began = time.perf_counter()
+def milliseconds(
+    call: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """What one call takes by the clock, by default the one on the wall."""
+    began = clock()
     call()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (clock() - began)
 
 
 @contextmanager
@@ -86,6 +100,21 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
         total = sum(kept.values())
     del loss
     return total
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """The most memory this process ever held, on the GPU what torch ever held there.
+
+    Linux's own peak is read where it is there: `ru_maxrss` begins with that of the process's parent.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(peak.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def megabytes(count: int) -> str:

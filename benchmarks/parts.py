@@ -8,43 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measure import Row, compare, megabytes, saved_bytes, threads
-from model.config import preset
 from model.losses import FOCAL_ALPHA, judge_masks
 from model.policy import LossConfig
-from model.sam2 import build_sam2
-from model.video_predictor import VideoPredictor
 from stages.evaluation.jf import score_masks
 
 WEIGHTS = LossConfig()
-
-
-def predictor_rows() -> list[Row]:
-    """Four objects of one video tracked as one batch, against four passes over it."""
-    frames = np.random.default_rng(0).integers(0, 256, (8, 128, 192, 3), dtype=np.uint8)
-    masks = np.zeros((4, 128, 192), bool)
-    for row in range(4):
-        masks[row, 20 + 10 * row : 60 + 10 * row, 15 + 40 * row : 50 + 40 * row] = True
-    torch.manual_seed(0)
-    predictor = VideoPredictor(build_sam2(preset("micro")))
-
-    def together() -> Tensor:
-        return torch.stack(list(predictor.track(frames, masks)))
-
-    def one_by_one() -> Tensor:
-        rows = [torch.stack(list(predictor.track(frames, masks[row, None]))) for row in range(4)]
-        return torch.cat(rows, 1)
-
-    with threads(1):
-        torch.testing.assert_close(together(), one_by_one(), rtol=1e-3, atol=1e-3)
-        return [
-            compare(
-                "track 4 objects through 8 frames",
-                ("one batch of objects", together),
-                ("object by object", one_by_one),
-                pairs=5,
-                note="micro, 192x128, 1 thread; same masks",
-            )
-        ]
 
 
 def loss_rows() -> list[Row]:

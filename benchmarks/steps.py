@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from benchmarks.measure import Row, compare, threads
+from benchmarks.measure import Row, compare, peak_bytes, threads
 from data.types import ClipBatch
 from model.config import preset
 from model.sam2 import SAM2, build_sam2
@@ -106,7 +104,7 @@ def _measure(name: str) -> tuple[Row, StepCost]:
     model = build_sam2(preset("micro")).train()
     task = ClipTask(model, stage.prompts, stage.loss, seed=0, world=World())
     step = _stepper(model, task, stage, batch)
-    start = _peak_bytes()
+    start = peak_bytes()
 
     def with_threads(count: int) -> Callable[[], None]:
         def run() -> None:
@@ -124,7 +122,7 @@ def _measure(name: str) -> tuple[Row, StepCost]:
     )
     with threads(1):
         wall, cpu = _step_times(step)
-    return row, StepCost(label, wall, cpu, _peak_bytes(), start)
+    return row, StepCost(label, wall, cpu, peak_bytes(), start)
 
 
 def _stepper(
@@ -152,9 +150,3 @@ def _step_times(step: Callable[[int], None]) -> tuple[float, float]:
         wall.append(1000 * (time.perf_counter() - began) / STEPS)
         cpu.append(1000 * (time.process_time() - spent) / STEPS)
     return statistics.median(wall), statistics.median(cpu)
-
-
-def _peak_bytes() -> int:
-    """The most memory this process ever held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
