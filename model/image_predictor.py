@@ -126,10 +126,9 @@ class ImagePredictor:
         """Answer prompts in pixels of the model's input at the network's resolution: mask logits
         [N, M, S/4, S/4], unclamped, and IoU estimates [N, M]."""
         _, features, embedding = self.seen(image)
-        rows = torch.zeros(len(prompts.points), dtype=torch.long, device=self.model.device)
         answer = self.model.decode(
-            embedding.expand(len(rows), -1, -1, -1),
-            features.rows(rows),
+            embedding,
+            features,
             prompts,
             multimask=multimask,
             stability_fallback=self.stability_fallback,

@@ -2,7 +2,7 @@
 
 No verb keeps state and none asks which frame it is: the order of frames, the choice of memories and
 the prompts belong to the caller (`tracker`, the predictors). Names and order of the parameters are
-those of the published checkpoints.
+those of the published checkpoints. Features have one row per object, or one row that all share.
 
 Letters: B images, N objects, M candidate masks, P points, C hidden width, Cm memory width,
 S input side; h = w = S / 16.
@@ -149,8 +149,8 @@ class SAM2(nn.Module):
     ) -> FramePrediction:
         """Answer the prompts for N objects.
 
-        conditioned: [N, C, h, w] from `unconditioned` or `recall`. features: one row per object;
-        only s4, s8 and grid are read. multimask: three candidates of which the best is chosen by
+        conditioned: [N or 1, C, h, w] from `unconditioned` or `recall`. features: one row per
+        object; only s4, s8 and grid are read. multimask: three candidates of which the best is chosen by
         predicted IoU, for ambiguous prompts (no or one point, tracking); otherwise one.
         stability_fallback: where the one mask would change much if the threshold moved by 0.05,
         take the best of the three instead (predictors; never in training).

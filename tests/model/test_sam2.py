@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from model.config import PRESETS, TrunkConfig, preset
 from model.layers import DropPath
 from model.sam2 import SAM2, build_sam2
-from model.types import ImageFeatures, Prompts
+from model.types import ImageFeatures, Memory, Prompts
 from pipeline.errors import ConfigError
 from tests.golden.reader import FOLDER
 
@@ -139,6 +139,36 @@ def test_rows_repeat_images_for_objects(micro: SAM2):
     rows: ImageFeatures = features.rows(torch.tensor([1, 0, 1]))
     assert torch.equal(rows.s16, features.s16[[1, 0, 1]])
     assert rows.position.shape[0] == 1
+
+
+def test_objects_of_one_image_share_its_features(micro: SAM2):
+    one = micro.encode(torch.randn(1, 3, 96, 96)).rows(torch.zeros(3, dtype=torch.int64))
+    assert len(one.s16) == 1
+    each = one._replace(**{n: getattr(one, n).repeat(3, 1, 1, 1) for n in ("s4", "s8", "s16")})
+    points = Prompts(96 * torch.rand(3, 2, 2), torch.tensor([[1, 0]] * 3))
+    answers = []
+    for features in (one, each):
+        first = micro.decode(micro.unconditioned(features), features, points, multimask=False)
+        full = F.interpolate(first.low, size=(96, 96), mode="bilinear", align_corners=False)
+        memory = micro.remember(features, full, first.object_score, from_prompt=False)
+        adopted = micro.adopt_mask(features, full > 0)
+        seen = micro.recall(features, [(memory, 6)], [(first.pointer, 1.0)], 7)
+        answers.append((first.low, first.pointer, memory.features, adopted.pointer, seen))
+    for shared, own in zip(*answers, strict=True):
+        assert len(shared) == 3
+        torch.testing.assert_close(shared, own, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_is_drawn_for_each_object_of_one_image():
+    torch.manual_seed(0)
+    model = SAM2(replace(preset("micro"), dropout=0.5)).train()
+    features = model.encode(torch.randn(1, 3, 96, 96))
+    memory = Memory(torch.randn(1, 32, 6, 6).expand(2, -1, -1, -1), torch.zeros(1, 32, 6, 6))
+    seen: list[torch.Tensor] = []
+    attention = model.memory_attention.layers[0].self_attn
+    attention.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    model.recall(features, [(memory, 0)], [], 7)
+    assert not torch.equal(seen[0][0], seen[0][1])
 
 
 def test_normalise():
