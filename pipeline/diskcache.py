@@ -73,6 +73,8 @@ class DiskCache:
         try:
             os.utime(path)  # the time of its last use: access times are off on many file systems
             return path
+        except PermissionError:  # made by another user of a shared folder: as good, if readable
+            return path
         except FileNotFoundError:
             pass
         try:
@@ -153,7 +155,12 @@ def _opened(folder: Path, limit: int, variable: str) -> DiskCache:
 def _alone(path: Path) -> Iterator[bool]:
     """Whether this process is the only one inside; the lock ends with the process that holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
+    try:
+        file = open(path, "wb")  # noqa: SIM115 - closed below
+    except PermissionError:  # another user's
+        yield False
+        return
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -225,6 +225,18 @@ def test_an_index_of_masklets_is_made_once(tmp_path, monkeypatch):
 # ---- the cache of files ----
 
 
+def test_files_of_another_user_are_used(tmp_path, monkeypatch):
+    """Only the owner of a file may note when it was last used."""
+    cache = DiskCache(tmp_path / "c", 100_000)
+    cache.read("a", lambda: b"there")
+
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.read("a", lambda: b"made anew") == b"there"
+
+
 def test_the_cache_is_bounded_and_keeps_what_is_used(tmp_path):
     cache = DiskCache(tmp_path / "c", 100_000)
     for number in range(40):

@@ -3,6 +3,9 @@ network that fails."""
 
 import logging
 import multiprocessing
+import shutil
+import tarfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import fsspec
@@ -12,7 +15,7 @@ import pytest
 from data.extract import ExtractOptions, extract_frames
 from data.mixture import TrainingClips, loader
 from data.settings import Augment, ClipSampling, Mixture
-from data.sources import open_dataset
+from data.sources import open_dataset, sa1b
 from data.sources.sav import list_videos
 from data.spec import DatasetSpec
 from pipeline import fetch, remote
@@ -20,6 +23,7 @@ from pipeline.cache import SHARED
 from pipeline.errors import ConfigError, DataError, StorageError
 from tests import s3
 from tests.data import lookalikes as like
+from tests.data.three_items import cut
 
 
 @pytest.fixture(scope="session")
@@ -250,3 +254,34 @@ def test_tars_are_read_in_place(bucket, tmp_path, monkeypatch):
     SHARED.clear()
     dataset.load(2)
     assert calls == []  # from the disk
+
+
+def test_several_tars_are_listed_at_a_time(bucket, tmp_path, monkeypatch):
+    source = like.sa1b(tmp_path / "sa1b", count=4)
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number in range(1, 5):
+        with tarfile.open(tars / f"sa_00000{number}.tar", "w") as tar:
+            for ending in ("jpg", "json"):
+                tar.add(source / f"sa_{number}.{ending}", arcname=f"./sa_{number}.{ending}")
+    s3.upload(tars, bucket)
+    together, met = threading.Barrier(4, timeout=30), threading.local()
+    read = sa1b.read_range
+
+    def waiting(path, start, size):
+        if not hasattr(met, "others"):  # once in every thread
+            met.others = together.wait()
+        return read(path, start, size)
+
+    monkeypatch.setattr(sa1b, "read_range", waiting)
+    assert opened("sa1b", bucket).names == ("sa_1", "sa_2", "sa_3", "sa_4")
+
+
+def test_one_tar_that_is_cut_off_ends_the_listing_of_all(bucket, tmp_path):
+    tars = like.sa1b_tar(tmp_path / "tars", like.sa1b(tmp_path / "sa1b"))
+    for number in range(1, 4):
+        shutil.copyfile(tars / "sa_000000.tar", tars / f"sa_00000{number}.tar")
+    cut(tars / "sa_000002.tar")
+    s3.upload(tars, bucket)
+    with pytest.raises(DataError, match=r"sa_000002\.tar .*fetch it again"):
+        opened("sa1b", bucket)
