@@ -150,6 +150,8 @@ def test_contradictions_in_the_call(model: SAM2):
             load_checkpoint(hollow("micro"), expect=words)
     with pytest.raises(ConfigError, match="multiple of 32"):
         load_checkpoint(hollow("micro"), image_size=100)
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        load_checkpoint(hollow("micro"), image_size=0)
 
 
 @pytest.mark.parametrize(
