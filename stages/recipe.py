@@ -100,6 +100,12 @@ class TrainStage:
     """Measure while training; none leaves it to the evaluation after the stage."""
 
     def __post_init__(self) -> None:
+        for other, reason in (
+            ("lora", "low-rank training has little to share out"),
+            ("cache_features", "the trunk has to run for every batch, on all ranks alike"),
+        ):
+            if self.shard and getattr(self, other):
+                raise ConfigError(f"shard: found with {other}, use one of them: {reason}")
         if not self.cache_features:
             return
         trained = [n for n in ENCODER if not any(fnmatchcase(n, glob) for glob in self.freeze)]
@@ -372,9 +378,6 @@ def _check(recipe: Recipe) -> None:
             )
             if dataset is not None
         ]
-    for name, stage in recipe.stages.items():
-        if isinstance(stage, TrainStage):
-            _check_sharing(name, stage)
     for where, dataset in wanted:
         if dataset not in recipe.datasets:
             raise ConfigError(
@@ -384,18 +387,6 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError(
             f"recipe {recipe.name}: no training stage in `stages`; expected one of {', '.join(TRAINING_KINDS)}"
         )
-
-
-def _check_sharing(name: str, stage: TrainStage) -> None:
-    """Refuse what a trunk that is shared out over the ranks does not go with."""
-    for other, reason in (
-        ("lora", "low-rank training has little to share out"),
-        ("cache_features", "its ranks do not run the trunk alike"),
-    ):
-        if stage.shard and getattr(stage, other):
-            raise ConfigError(
-                f"stages.{name}: found shard and {other}, expected one of them: {reason}"
-            )
 
 
 def _datasets(stage: ExtractStage | TrainStage) -> tuple[str, ...]:

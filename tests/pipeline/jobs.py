@@ -85,9 +85,11 @@ def train_on_two_ranks(folder: str) -> dict[str, Any]:
     found["mean"] = world.mean({"both": float(world.rank), f"only {world.rank}": 7.0})
     found["any"] = [world.any(world.rank == 1), world.any(False)]
 
-    def fit_half(name: str, bad: tuple[str, ...] = (), hooks: Hooks | None = None) -> Any:
+    def fit_half(
+        name: str, bad: tuple[str, ...] = (), hooks: Hooks | None = None, shared: bool = False
+    ) -> Any:
         """Rank r takes row r of every batch of two."""
-        model, state = toy.fresh()
+        model, state = toy.shared(world) if shared else toy.fresh()
         if world.rank == 1:
             model.head.bias.data.add_(5.0)  # the loop starts from rank 0's weights
         halves = (
@@ -100,13 +102,17 @@ def train_on_two_ranks(folder: str) -> dict[str, Any]:
             fit(task, halves, state, LoopConfig(log_every=5), hooks=hooks, **options)
         except stop.StopRequested as error:
             found[f"{name}.stopped"] = world.gather((state.step, str(error)))
-        found[name] = {key: value.tolist() for key, value in toy.weights(model).items()}
+        whole = dict(state.sharding.whole(model)) if state.sharding else toy.weights(model)
+        found[name] = {key: value.tolist() for key, value in whole.items()}
         found[f"{name}.equal"] = len({str(part) for part in world.gather(found[name])}) == 1
         return state
 
     fit_half("plain")
-    state = fit_half("bad", bad=("clip4",))
-    found["bad.skipped"] = world.gather(state.skipped)
+    fit_half("sharded", shared=True)
+    for name, shared in (("bad", False), ("bad sharded", True)):
+        state = fit_half(name, bad=("clip4",), shared=shared)
+        found[f"{name}.skipped"] = world.gather(state.skipped)
+    found["gradients"] = gradients_of_two_ranks(world)
 
     def stop_rank_one(state: Any) -> None:
         if world.rank == 1:
@@ -115,6 +121,44 @@ def train_on_two_ranks(folder: str) -> dict[str, Any]:
     fit_half("stop", hooks=Hooks(every=((4, stop_rank_one),)))
     stop.reset_stop()
     distributed.shutdown()
+    return found
+
+
+def gradients_of_two_ranks(world: Any) -> list[tuple[Any, Any]]:
+    """Ours and DistributedDataParallel's, for batches that use `side` on rank 1, on both, on none."""
+    import torch
+    from torch import nn
+
+    from pipeline import distributed
+    from tests.pipeline import toy
+
+    class Forward(nn.Module):
+        """The loss of a batch as a module's forward, as the wrapper wants it."""
+
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch: toy.Batch) -> torch.Tensor:
+            return toy.ToyTask(self.model).losses(batch, 0, float(len(batch.x))).total
+
+    found = []
+    for numbers in ((1, 3), (0, 3), (1, 2)):
+        batch = toy.Batch(toy.sample(world.rank)[None], (f"clip{numbers[world.rank]}",))
+        ours, theirs = Forward(toy.Toy()), Forward(toy.Toy())
+        ours(batch).backward()
+        parameters = list(ours.parameters())
+        distributed.average_gradients(world, parameters, torch.zeros(()))
+        wrapper = nn.parallel.DistributedDataParallel(theirs, find_unused_parameters=True)
+        wrapper(batch).backward()
+        pair = [
+            {
+                name: None if item.grad is None else item.grad.tolist()
+                for name, item in module.model.named_parameters()
+            }
+            for module in (ours, theirs)
+        ]
+        found.append((pair[0], pair[1]))
     return found
 
 

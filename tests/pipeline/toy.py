@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import TrainState
+from pipeline.distributed import World
 from pipeline.optim import build_optimizer
 from pipeline.settings import OptimConfig
 
@@ -71,6 +72,16 @@ def fresh(dropout: float = 0.0, total: int = TOTAL) -> tuple[Toy, TrainState]:
     model = Toy(dropout).train()
     optimizer, rates = build_optimizer(model, OptimConfig(lr=1e-2), total)
     return model, TrainState(model, optimizer, rates)
+
+
+def shared(world: World) -> tuple[Toy, TrainState]:
+    """As `fresh`, its body shared out over the ranks."""
+    from pipeline.sharding import Sharding
+
+    model = Toy().train()
+    sharding = Sharding(world, model, [model.body[0], model.body])
+    optimizer, rates = build_optimizer(model, OptimConfig(lr=1e-2), TOTAL, shards=sharding.shards)
+    return model, TrainState(model, optimizer, rates, sharding=sharding)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

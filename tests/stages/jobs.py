@@ -1,5 +1,7 @@
 """Functions that tests start as jobs."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 
@@ -39,13 +41,16 @@ def train_clips(
     steps: int = 3,
     accumulate: int = 1,
     prompts: dict[str, Any] | None = None,
-    lr: float = 1e-3,
+    lr: float = 1e-2,
+    broken: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train, or continue in `folder`, the micro network on four clips a step, shared out over the
-    ranks and accumulated batches; one of them has no objects.
+    ranks and accumulated batches; one of them has no objects. broken: the last rank's loss in the
+    second step is not a number.
 
-    Returns `losses` of the steps, `weights`, and `average`d weights, all whole. AdamW's epsilon is
+    Returns `losses` and gradient norms of the steps, `weights` and their `average`, all whole,
+    `skipped` steps, and the `trunk`'s numbers, in all and on this rank. AdamW's epsilon is
     so large that a step follows the gradient, not its sign: where a gradient is zero but for
     rounding (the biases of keys), the sign is noise.
     """
@@ -83,6 +88,8 @@ def train_clips(
         model, PromptPolicy(**policy), LossConfig(), seed=3, world=world,
         sharded=sharding is not None, **settings,
     )  # fmt: skip
+    if broken and world.rank == world.size - 1:
+        task.losses = partial(_spoilt, task.losses)  # type: ignore[method-assign]
     own = [0, 1, 2, 3][world.rank * 4 // world.size :][: 4 // world.size]
     size = len(own) // accumulate
     parts = [tuple(own[start : start + size]) for start in range(0, len(own), size)]
@@ -92,8 +99,59 @@ def train_clips(
         task, batches, state, LoopConfig(log_every=1, accumulate=accumulate), total=steps,
         clip=0.5, folder=folder, world=world, hooks=Hooks(log=logs.append),
     )  # fmt: skip
-    found = {"losses": [(log.metrics["loss"], log.metrics["grad_norm"]) for log in logs]}
+    names = ("loss", "grad_norm")
+    found: dict[str, Any] = {"skipped": state.skipped, "losses": [
+        [log.metrics[name] for name in names] for log in logs if "loss" in log.metrics
+    ]}  # fmt: skip
+    if sharding:
+        counts = [
+            sum(p.numel() for p in s.values()) for s in (sharding.parameters, sharding.shards)
+        ]
+        found["trunk"] = counts
     found["weights"] = {name: value.clone() for name, value in whole(state).state_dict().items()}
     with average.in_place():
         found["average"] = {n: value.clone() for n, value in whole(state).state_dict().items()}
     return found
+
+
+def _spoilt(losses: Any, batch: Any, step: int, whole: float) -> Any:
+    found = losses(batch, step, whole)
+    return replace(found, total=found.total * float("nan")) if step == 1 else found
+
+
+def share_out(folder: str) -> None:
+    """What test_sharding asks of two gloo ranks; rank 0 leaves all answers in `runs.pt`."""
+    import torch
+
+    from model.policy import MemorySavings
+    from pipeline import distributed
+
+    torch.set_num_threads(1)
+    world = distributed.init("cpu", timeout_seconds=120)
+
+    def run(place: str, **settings: Any) -> dict[str, Any]:
+        return train_clips(world, f"{folder}/{place}", **settings)
+
+    clicks = {"mask": 0.0, "click": 1.0, "corrected_frames": 0, "initial_frames": 2}
+    savings = MemorySavings(recompute=("trunk", "memory"), frames_at_once=2, objects_at_once=1)
+    found = {
+        "replicated": run("replicated"),
+        "sharded": run("sharded", sharded=True),
+        "accumulated": run("accumulated", sharded=True, accumulate=2),
+        "saving": run("saving", sharded=True, savings=savings),
+        "from one": run("from one", sharded=True),
+        "broken": run("broken", sharded=True, broken=True),
+    }
+    run("resumed", sharded=True, steps=2)
+    found["resumed"] = run("resumed", sharded=True)
+    run("half", sharded=True, steps=2)
+    for name, settings in (
+        ("clicks", {"prompts": clicks}),
+        ("bf16", {"precision": "bf16"}),
+        ("fp16", {"precision": "fp16"}),
+    ):
+        found[name] = run(name, steps=2, **settings)
+        found[f"{name}, sharded"] = run(f"{name}, sharded", steps=2, sharded=True, **settings)
+    if world.is_first:
+        torch.save(found, f"{folder}/runs.pt")
+    distributed.shutdown()
