@@ -9,7 +9,7 @@ from typing import Any
 
 from data.convert.items import Found, Frame, Item, Shape, below
 from pipeline.errors import DataError
-from pipeline.pictures import read_bytes
+from pipeline.fetch import read_bytes
 
 EXPECTED = "annotations/instances_*.json, or one *.json beside the pictures"
 

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 
 from pipeline import rle
 from pipeline.errors import DataError
-from pipeline.pictures import open_picture, read_bytes
+from pipeline.fetch import read_bytes
+from pipeline.pictures import open_picture
 
 TURNING = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""

@@ -20,7 +20,7 @@ from typing import Any
 from data.convert.items import Found, Frame, Item, Shape, below
 from data.names import natural
 from pipeline.errors import DataError
-from pipeline.pictures import read_bytes
+from pipeline.fetch import read_bytes
 
 KINDS = ("polygon", "rectangle", "circle", "mask")
 CORNERS = 64
