@@ -67,20 +67,20 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def test_blocks_are_compiled_whole_and_keep_their_names() -> None:
+def test_blocks_are_compiled_in_place_and_keep_their_names() -> None:
     model, eager = network().eval(), network().eval()
-    names = list(model.state_dict())
     compile_blocks(model, backend="eager")
+    assert list(model.state_dict()) == list(eager.state_dict())
+    features, mask = torch.randn(2, 64, 4, 4), torch.randn(2, 1, 64, 64)
     with torch.inference_mode():
-        ours, theirs = clip(model, 1, 1, 1, 1), clip(eager, 1, 1, 1, 1)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-    assert graphs() >= 6
+        ours, theirs = (m.memory_encoder(features, mask) for m in (model, eager))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert graphs() == 1
     assert not counters["graph_break"]
-    assert list(model.state_dict()) == names
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_other_numbers_compile_nothing_new() -> None:
     model = network().eval()
     compile_blocks(model, backend="eager")
