@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.clips import clip_rows
 from benchmarks.extraction import extraction_rows
+from benchmarks.features import feature_rows
 from benchmarks.loading import loader_rows
 from benchmarks.measure import Row, megabytes
 from benchmarks.network import compiled_rows, network_rows, predictor_rows
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "network": network_rows,
     "compiled": compiled_rows,
     "optimiser": optimizer_rows,
+    "features": feature_rows,
     "jf": contour_rows,
     "loader": loader_rows,
     "sources": source_rows,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from model.config import preset
-from model.policy import LossConfig, PromptPolicy
+from model.lora import add_lora
+from model.policy import LoRAConfig, LossConfig, PromptPolicy
 from model.sam2 import SAM2, build_sam2
 from model.tracker import encode_clip
 from pipeline.config import parse
@@ -143,6 +144,15 @@ def test_losses_and_gradients_are_equal_to_the_bit(tmp_path: Path, frames: int):
 def test_a_trained_encoder_is_refused(tmp_path: Path, trained: str):
     with pytest.raises(ConfigError, match=trained.removesuffix("*") + ".*freeze them"):
         FeatureCache(frozen(trained=(trained,)), DiskCache(tmp_path, ROOM))
+
+
+def test_low_rank_changes_beside_the_encoder_go_with_it(tmp_path: Path):
+    model, frames = frozen(), pictures(1, 1)
+    expected = encode_clip(model, model.normalise(frames))
+    freeze(model, ["*"])
+    add_lora(model, LoRAConfig(layers=("memory_attention.*", "sam_mask_decoder.*")))
+    found = FeatureCache(model, DiskCache(tmp_path, ROOM)).see(frames)
+    assert torch.equal(found[0].s16, expected[0].s16)
 
 
 STAGE = {
