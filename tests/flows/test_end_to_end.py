@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,22 @@ def test_a_stage_that_fails_says_why_and_is_mended_by_running_again(box: Box):
     assert box.left_behind() == []
     picture.write_text(whole)
     box.run("stage", "image_pretrain", *settings, "stages.image_pretrain.steps=3")
+
+
+def test_a_stage_is_fitted_before_the_run_begins_and_its_job_trains_so(box: Box):
+    settings = [*TINY, "run_name=fitted", "stop_after=image_pretrain"]
+    said = box.run("run", *settings, "stages.image_pretrain.memory_gb=1.001", expect=2)
+    assert "stages.image_pretrain.memory: " in said and "there are 1.00 GiB" in said
+    assert "world" not in said.split("trying its worst step")[1], "nothing was begun"
+    run = box.folder / "runs/fitted"
+    assert not (run / "image_pretrain").exists()
+
+    said = box.run("run", *settings, "stages.image_pretrain.memory_gb=4")
+    plan = re.search(r"image_pretrain: (\S+ of 4\.00 GiB .*)", said)
+    assert plan, said
+    log = "".join(path.read_text() for path in (run / "image_pretrain/logs").rglob("*_0_log.out"))
+    assert f"memory: {plan[1]}" in log
+    assert len(list((run / ".plans").iterdir())) == 1
 
 
 @pytest.fixture
