@@ -1,4 +1,4 @@
-"""A training step of the smoke recipe at micro size: how long, on how many threads, in how much memory."""
+"""A training step: how long, on how many threads, in how much memory; micro as in the smoke recipe, and tiny."""
 
 from __future__ import annotations
 
@@ -6,21 +6,55 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from benchmarks.measure import Row, compare, peak_bytes, threads
 from data.types import ClipBatch
 from model.config import preset
+from model.policy import MemorySavings, PromptPolicy
 from model.sam2 import SAM2, build_sam2
 from pipeline.distributed import World
 from pipeline.optim import build_optimizer
 from stages.clip_task import ClipTask
 from stages.recipe import TrainStage, load_recipe
 
-STEPS = 4
-"""Steps of one measurement: as many different prompt plans."""
+MASKS = PromptPolicy(mask=1, click=0, box=0, initial_frames=1)
+CLICKS = PromptPolicy(mask=0, click=1, box=0, initial_frames=1, corrected_frames=1)
+"""A click, and seven corrections of its answer."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step to be measured."""
+
+    network: str
+    side: int
+    clips: int
+    frames: int
+    objects: int
+    """Of each clip."""
+    prompts: PromptPolicy
+    savings: MemorySavings = field(default_factory=MemorySavings)
+
+    def __str__(self) -> str:
+        what = "pictures" if self.frames == 1 else f"clips x {self.frames} frames"
+        prompted = "masks" if self.prompts.mask else "clicks"
+        saved = ", trunk recomputed" if self.savings.recompute else ""
+        return f"{self.network} {self.side} px, {self.clips} {what} x {self.objects} objects, {prompted}{saved}"
+
+
+CASES = (
+    Case("micro", 96, 16, 1, 2, CLICKS),
+    Case("micro", 96, 4, 4, 2, MASKS),
+    Case("micro", 96, 4, 4, 2, CLICKS),
+    Case("tiny", 256, 4, 1, 2, CLICKS),
+    Case("tiny", 256, 1, 4, 2, MASKS),
+    Case("tiny", 256, 1, 4, 2, CLICKS),
+    Case("tiny", 256, 1, 4, 2, CLICKS, MemorySavings(recompute=("trunk",))),
+)
+"""The clips of tiny are those of the published training's costs in docs/performance.md."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +69,12 @@ class StepCost:
 
 
 def training_rows() -> tuple[list[Row], list[StepCost]]:
-    """Both kinds of step, each in a process of its own so that its memory can be told."""
+    """Every case in a process of its own, so that its memory can be told; rows for micro."""
     rows, costs = [], []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for name in ("image_pretrain", "video_train"):
-            row, cost = pool.apply(_measure, (name,))
-            rows.append(row)
+        for case in CASES:
+            row, cost = pool.apply(_measure, (case,))
+            rows += [row] if row is not None else []
             costs.append(cost)
     return rows, costs
 
@@ -90,39 +124,36 @@ def _stage(name: str) -> TrainStage:
     return stage
 
 
-def _measure(name: str) -> tuple[Row, StepCost]:
-    stage = _stage(name)
-    if name == "image_pretrain":
-        objects, size = stage.sampling.image_objects[1], stage.mixture.image_batch
-        batch = random_batch("image", size, 1, objects, 96)
-        label = f"picture step, {size} x {objects} objects"
-    else:
-        objects, size = stage.sampling.max_objects, stage.mixture.video_batch
-        batch = random_batch("video", size, stage.sampling.frames, objects, 96)
-        label = f"clip step, {size} x {stage.sampling.frames} frames x {objects} objects"
+def _measure(case: Case) -> tuple[Row | None, StepCost]:
+    kind = "image" if case.frames == 1 else "video"
+    batch = random_batch(kind, case.clips, case.frames, case.objects, case.side)
+    stage = _stage("image_pretrain")
     torch.manual_seed(0)
-    model = build_sam2(preset("micro")).train()
-    task = ClipTask(model, stage.prompts, stage.loss, seed=0, world=World())
-    step = _stepper(model, task, stage, batch)
+    model = build_sam2(preset(case.network, case.side)).train()
+    task = ClipTask(model, case.prompts, stage.loss, seed=0, world=World(), savings=case.savings)
+    step, count = _stepper(model, task, stage, batch), 4 if case.network == "micro" else 1
     start = peak_bytes()
 
-    def with_threads(count: int) -> Callable[[], None]:
+    def with_threads(number: int) -> Callable[[], None]:
         def run() -> None:
-            with threads(count):
+            with threads(number):
                 step(2)
 
         return run
 
-    row = compare(
-        label,
-        ("2 threads", with_threads(2)),
-        ("1 thread", with_threads(1)),
-        pairs=3,
-        note="2 steps a turn, micro at 96 px, fp32",
-    )
+    row = None
+    if case.network == "micro":
+        row = compare(
+            f"step: {case}",
+            ("2 threads", with_threads(2)),
+            ("1 thread", with_threads(1)),
+            pairs=3,
+            note="2 steps a turn, fp32",
+        )
     with threads(1):
-        wall, cpu = _step_times(step)
-    return row, StepCost(label, wall, cpu, peak_bytes(), start)
+        step(1)
+        wall, cpu = _step_times(step, count)
+    return row, StepCost(str(case), wall, cpu, peak_bytes(), start)
 
 
 def _stepper(
@@ -141,12 +172,13 @@ def _stepper(
     return run
 
 
-def _step_times(step: Callable[[int], None]) -> tuple[float, float]:
-    """Milliseconds of one step: by the clock, and of all processor cores together."""
+def _step_times(step: Callable[[int], None], count: int) -> tuple[float, float]:
+    """Milliseconds of one step: by the clock, and of all processor cores together; medians over
+    three times `count` steps."""
     wall, cpu = [], []
     for _ in range(3):
         began, spent = time.perf_counter(), time.process_time()
-        step(STEPS)
-        wall.append(1000 * (time.perf_counter() - began) / STEPS)
-        cpu.append(1000 * (time.process_time() - spent) / STEPS)
+        step(count)
+        wall.append(1000 * (time.perf_counter() - began) / count)
+        cpu.append(1000 * (time.process_time() - spent) / count)
     return statistics.median(wall), statistics.median(cpu)
