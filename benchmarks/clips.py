@@ -27,7 +27,8 @@ from data.spec import DatasetSpec, Format
 from pipeline import rle
 from pipeline.cache import SHARED
 from pipeline.storage import write_json
-from stages.recipe import TrainStage, load_recipe
+from stages.recipe import load_recipe
+from stages.settings import TrainStage
 
 SIDE, FRAMES, OBJECTS = 1024, 8, 3
 SIZES = ((854, 480), (1920, 1080))

@@ -19,7 +19,7 @@ from pipeline.distributed import World
 from pipeline.optim import freeze
 from stages.clip_task import ClipTask
 from stages.feature_cache import FeatureCache
-from stages.recipe import ENCODER
+from stages.settings import ENCODER
 
 SIDE, FRAMES, OBJECTS = 256, 4, 2
 

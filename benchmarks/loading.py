@@ -16,7 +16,8 @@ from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
 from data.world.world import make_world
 from pipeline.cache import SHARED
-from stages.recipe import Recipe, TrainStage, load_recipe
+from stages.recipe import Recipe, load_recipe
+from stages.settings import TrainStage
 
 BATCHES = 4
 WORLD = WorldSpec(

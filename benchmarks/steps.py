@@ -18,7 +18,8 @@ from model.sam2 import SAM2, build_sam2
 from pipeline.distributed import World
 from pipeline.optim import build_optimizer
 from stages.clip_task import ClipTask
-from stages.recipe import TrainStage, load_recipe
+from stages.recipe import load_recipe
+from stages.settings import TrainStage
 
 MASKS = PromptPolicy(mask=1, click=0, box=0, initial_frames=1)
 CLICKS = PromptPolicy(mask=0, click=1, box=0, initial_frames=1, corrected_frames=1)

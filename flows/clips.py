@@ -54,7 +54,8 @@ def _source(stage: str, settings: list[str]) -> TrainingClips:
     from data.mixture import TrainingClips
     from data.sources import open_dataset
     from pipeline.config import did_you_mean
-    from stages.recipe import TrainStage, load_recipe
+    from stages.recipe import load_recipe
+    from stages.settings import TrainStage
 
     recipe = load_recipe(settings)
     training = {name: s for name, s in recipe.stages.items() if isinstance(s, TrainStage)}

@@ -24,7 +24,8 @@ from flows.predict import predict
 from flows.results import short
 from flows.run import Request, Run
 from pipeline.errors import ConfigError, StageError
-from stages.recipe import Recipe, TrainStage, load_recipe, recipe_names
+from stages.recipe import Recipe, load_recipe, recipe_names
+from stages.settings import TrainStage
 
 if TYPE_CHECKING:
     from flows.services import Status

@@ -146,7 +146,7 @@ def _absolute(place: str) -> str:
 
 
 def _of_recipe(recipe: Recipe, name: str) -> Patient:
-    from stages.recipe import TrainStage
+    from stages.settings import TrainStage
 
     spec = spec_as_it_is(recipe, name)
     video = spec.kind == "video"
@@ -174,7 +174,7 @@ def _draw(stage: str, sampling: ClipSampling, mixture: Mixture, dataset: str, vi
 
 
 def _used(recipe: Recipe, name: str) -> bool:
-    from stages.recipe import TrainStage
+    from stages.settings import TrainStage
 
     trained = any(
         isinstance(stage, TrainStage) and name in stage.datasets for stage in recipe.stages.values()

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from flows.run import Run
 from pipeline.errors import ConfigError, StageError
 from stages.contract import TRAINING_KINDS
-from stages.recipe import PlannedStage, TrainStage
+from stages.recipe import PlannedStage
+from stages.settings import TrainStage
 
 
 def fit_ahead(run: Run, say: Callable[[str], None]) -> None:

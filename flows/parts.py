@@ -73,7 +73,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     from pipeline.tracking import fetch_checkpoint, prepare_store
     from stages.contract import CheckpointRef, StageSpec, read_result, write_spec
     from stages.job import run_stage
-    from stages.recipe import Evaluation, ModelChoice
+    from stages.settings import Evaluation, ModelChoice
 
     folder = require_writable(arguments.out, "output folder")
     uri = f"sqlite:///{folder / 'mlflow.db'}"

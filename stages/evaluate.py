@@ -28,7 +28,7 @@ from stages.evaluation.video import (
     sam2_tracker,
     video_masks,
 )
-from stages.recipe import Evaluation
+from stages.settings import Evaluation
 from stages.training import build_model, open_stage_run
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.progress import ProgressWriter
 from pipeline.stop import check_stop
 from stages.contract import StageResult, StageSpec
-from stages.recipe import ExtractStage
+from stages.settings import ExtractStage
 
 
 def run(spec: StageSpec) -> StageResult:

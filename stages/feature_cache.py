@@ -18,7 +18,7 @@ from model.sam2 import SAM2
 from model.types import ImageFeatures
 from pipeline.diskcache import DiskCache
 from pipeline.errors import ConfigError
-from stages.recipe import ENCODER
+from stages.settings import ENCODER
 
 LEVELS = ("s4", "s8", "s16")
 CHANNELS_LAST = ".channels_last"

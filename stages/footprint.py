@@ -33,7 +33,7 @@ from pipeline.average import WeightAverage
 from pipeline.distributed import World
 from pipeline.optim import build_optimizer, freeze
 from stages.clip_task import HALVES, ClipTask
-from stages.recipe import TrainStage
+from stages.settings import TrainStage
 
 
 @dataclass(frozen=True)

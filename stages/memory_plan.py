@@ -22,7 +22,7 @@ from pipeline.config import parse
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.storage import read_json, write_json
 from stages.footprint import BatchShape, BudgetExceededError, footprint
-from stages.recipe import ModelChoice, TrainStage
+from stages.settings import ModelChoice, TrainStage
 
 GIB = 2**30
 ROOM, LEAST_ROOM = 0.08, 1 * GIB

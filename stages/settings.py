@@ -1,81 +1,126 @@
-"""Settings of validation in training. Importing this file loads no torch."""
+"""The stages of a recipe as values: what is extracted, trained, measured. Importing this loads no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
+from data.settings import PLAIN, Augment, ClipSampling, Mixture
+from model.config import SAM2Config, preset
+from model.policy import LoRAConfig, LossConfig, MemorySavings, PromptPolicy
 from pipeline.errors import ConfigError
+from pipeline.settings import LoopConfig, OptimConfig
+from stages.validation_settings import Validation
+
+ENCODER = ("image_encoder.*", "sam_mask_decoder.conv_s0.*", "sam_mask_decoder.conv_s1.*")
+"""The parameters that a frame passes through before anything is asked about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
-    """What is measured while a stage trains, on a fixed few of each data set, and what follows."""
+class ModelChoice:
+    """Which network."""
 
-    every: int
-    """Steps between two validations; there is one before the first step and after the last, too."""
-    images: str | None = None
-    """Data set for mIoU at 1 and 3 clicks."""
-    videos: str | None = None
-    """Data set for J&F from the first mask of each object."""
-    occlusion: str | None = None
-    """Data set of videos in which objects disappear, for a J&F of their own."""
-    max_images: int = 64
-    """The first so many pictures; the same at every validation."""
-    max_videos: int = 8
-    """The same for each data set of videos."""
-    metric: str | None = None
-    """What "better" means: `video/jf`, `image/miou@1`, `image/miou@3` or `occlusion/jf`; none takes
-    the first of these that is measured. More is better."""
-    patience: int = 0
-    """Training ends after so many validations in a row without a better value; 0 never ends it."""
-    hand_over: Literal["last", "best"] = "last"
-    """The weights that leave the stage: those of its end, or of its best validation."""
-    forgetting: Literal["allow", "warn", "stop", "roll_back"] = "allow"
-    """When `image/miou@1` falls below that of the weights the stage began with: nothing, a warning,
-    the end of the stage, or its end and the best weights that had not forgotten."""
-    forgetting_drop: float = 0.02
-    """How far it may fall, as a share of the value at the start."""
+    preset: Literal["micro", "tiny", "small", "base_plus", "large"] = "base_plus"
+    image_size: int = 1024
+    version: Literal["2.0", "2.1"] = "2.1"
+
+    def config(self, drop_path: float = 0.0, dropout: float | None = None) -> SAM2Config:
+        """The network, with what a stage changes of it; dropout None leaves the preset's."""
+        config = preset(self.preset, self.image_size, version=self.version, drop_path=drop_path)
+        return config if dropout is None else replace(config, dropout=dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractStage:
+    """Frames out of the videos of one data set, once, before training."""
+
+    kind: Literal["extract_frames"]
+    dataset: str
+    """The data set (format sav) whose mp4 files are read; its `frames` folder is where they go."""
+    every: int = 4
+    """Keep every Nth frame; SA-V is annotated at every 4th."""
+    quality: int = 95
+    """JPEG quality."""
+    workers: int = 2
+    """Videos decoded side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage:
+    """One training job."""
+
+    kind: Literal["image_pretrain", "video_train", "joint_train", "finetune"]
+    datasets: tuple[str, ...]
+    """Names from `datasets` of the recipe."""
+    steps: int
+    optim: OptimConfig
+    sampling: ClipSampling = field(default_factory=ClipSampling)
+    augment: Augment = field(default_factory=Augment)
+    mixture: Mixture = field(default_factory=Mixture)
+    prompts: PromptPolicy = field(default_factory=PromptPolicy)
+    loss: LossConfig = field(default_factory=LossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    freeze: tuple[str, ...] = ()
+    """Glob patterns of parameter names that stay as they are."""
+    cache_features: bool = False
+    """Keep what the frozen image encoder says about each frame on disk, and run it once a frame. For
+    frozen ENCODER and pictures that do not change."""
+    lora: LoRAConfig | None = None
+    """Train low-rank changes of attention projections; with `freeze: ["*"]`, nothing else."""
+    drop_path: float = 0.0
+    """Stochastic depth of the trunk while training."""
+    dropout: float | None = None
+    """Dropout of the memory attention while training; none takes the preset's (micro 0, others 0.1)."""
+    workers: int = 0
+    """Loader processes per rank; the batches do not depend on it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory: MemorySavings = field(default_factory=MemorySavings)
+    """What is computed again, or bit by bit, to fit a smaller card."""
+    shard: bool = False
+    """Share the image encoder's trunk out over the ranks (FSDP2): each holds its part of the
+    weights, gradients and optimiser state. Nothing changes on one rank."""
+    memory_gb: float | None = None
+    """GiB of a card: the stage splits its batches and saves memory as it needs to fit in;
+    `sam2-pipeline plan --memory GIB` shows how. None takes the settings as they are."""
+    validation: Validation | None = None
+    """Measure while training; none leaves it to the evaluation after the stage."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.max_images < 1 or self.max_videos < 1:
+        for other, reason in (
+            ("lora", "low-rank training has little to share out"),
+            ("cache_features", "the trunk has to run for every batch, on all ranks alike"),
+        ):
+            if self.shard and getattr(self, other):
+                raise ConfigError(f"shard: found with {other}, use one of them: {reason}")
+        if not self.cache_features:
+            return
+        trained = [n for n in ENCODER if not any(fnmatchcase(n, glob) for glob in self.freeze)]
+        if trained:
             raise ConfigError(
-                f"validation: every is {self.every}, max_images {self.max_images}, max_videos "
-                f"{self.max_videos}; expected 1 or more each"
+                f"cache_features: freeze is {list(self.freeze)}; features that are kept must not "
+                f"change, add {', '.join(trained)}"
             )
-        if not self.measured:
-            raise ConfigError(
-                "validation: nothing to measure; name a data set as images, videos or occlusion"
-            )
-        if self.metric is not None and self.metric not in self.measured:
-            raise ConfigError(
-                f"validation.metric is {self.metric!r}; what is measured here is "
-                f"{', '.join(self.measured)}"
-            )
-        if self.patience < 0 or not 0 <= self.forgetting_drop < 1:
-            raise ConfigError(
-                f"validation: patience is {self.patience}, forgetting_drop {self.forgetting_drop}; "
-                "expected 0 or more, and a share from 0 to 1"
-            )
-        if self.forgetting != "allow" and self.images is None:
-            raise ConfigError("validation.forgetting looks at pictures; name them as images")
+        for item in fields(Augment):
+            value, plain = getattr(self.augment, item.name), getattr(PLAIN, item.name)
+            if value != plain and item.name not in ("each_frame", "exact"):  # change nothing alone
+                raise ConfigError(
+                    f"cache_features: augment.{item.name} is {value}; a picture that changes is "
+                    f"another one every time, expected {plain}"
+                )
 
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """The metrics that may be chosen from, the most telling first."""
-        return (
-            *(["video/jf"] if self.videos else []),
-            *(["image/miou@1", "image/miou@3"] if self.images else []),
-            *(["occlusion/jf"] if self.occlusion else []),
-        )
 
-    @property
-    def decisive(self) -> str:
-        """The metric that decides."""
-        return self.metric or self.measured[0]
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is measured after every stage, and before the first."""
 
-    @property
-    def datasets(self) -> dict[str, str]:
-        """The data sets by what is measured on them."""
-        named = {"images": self.images, "videos": self.videos, "occlusion": self.occlusion}
-        return {kind: name for kind, name in named.items() if name is not None}
+    images: str | None = None
+    """Data set for mIoU at 1 and 3 clicks; none leaves the image column empty."""
+    videos: str | None = None
+    """Data set for J&F from the first mask of each object."""
+    max_images: int | None = None
+    max_videos: int | None = None
+    every_frame: bool = True
+    """Track every frame of a video, as is done on SA-V; false takes only the annotated ones."""
+    overlay_videos: int = 4
+    """How many videos are drawn in the report and the overlay film."""

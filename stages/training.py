@@ -43,7 +43,7 @@ from stages.data_identity import record_data
 from stages.feature_cache import FeatureCache
 from stages.memory_plan import fit_stage
 from stages.overlay import training_picture
-from stages.recipe import ModelChoice, TrainStage
+from stages.settings import ModelChoice, TrainStage
 from stages.sharding import shard_trunk, whole
 from stages.validation import Measure, Validator
 

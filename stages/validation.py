@@ -30,8 +30,8 @@ from stages.evaluation.image import ImageScores, image_scores, score_picture
 from stages.evaluation.jf import Protocol, VideoScores
 from stages.evaluation.summary import summarise
 from stages.evaluation.video import evaluate_video, sam2_tracker
-from stages.settings import Validation
 from stages.sharding import whole
+from stages.validation_settings import Validation
 
 BEST_FILE, RECORD_FILE = "best.pt", "best.json"
 GUARDED = "image/miou@1"

@@ -16,8 +16,8 @@ def measure(given: dict[str, Any]) -> dict[str, float]:
     from model.weights import load_checkpoint
     from pipeline import distributed
     from pipeline.config import parse
-    from stages.settings import Validation
     from stages.validation import Measure
+    from stages.validation_settings import Validation
 
     torch.set_num_threads(1)
     world = distributed.init("cpu")

@@ -20,7 +20,7 @@ from pipeline.optim import freeze
 from stages.clip_task import ClipTask
 from stages.contract import StageResult
 from stages.feature_cache import LEVELS, FeatureCache
-from stages.recipe import ENCODER, TrainStage
+from stages.settings import ENCODER, TrainStage
 from tests.stages.conftest import Workshop
 from tests.stages.test_clip_task import OBJECTS, SIDE, batch_of, gradient
 from tests.stages.test_training import equal, weights

@@ -13,7 +13,8 @@ from pipeline.settings import OptimConfig
 from stages import footprint as footprints
 from stages.footprint import BatchShape, BudgetExceededError, Footprint, footprint, worst_plan
 from stages.memory_plan import GIB, fit_to_memory, plan_memory, worst_shapes
-from stages.recipe import ModelChoice, TrainStage, load_recipe
+from stages.recipe import load_recipe
+from stages.settings import ModelChoice, TrainStage
 
 STAGE = TrainStage(
     kind="video_train",

@@ -18,7 +18,8 @@ from model.sam2 import SAM2, build_sam2
 from pipeline.errors import ConfigError, DataError
 from pipeline.optim import build_optimizer, freeze
 from stages.contract import TRAINING_KINDS
-from stages.recipe import CONFIG_DIR, TrainStage, load_recipe, plan, recipe_names, select
+from stages.recipe import CONFIG_DIR, load_recipe, plan, recipe_names, select
+from stages.settings import TrainStage
 from stages.training import layers_above
 
 PROJECT = CONFIG_DIR.parent

@@ -18,7 +18,7 @@ from pipeline.launch import launch
 from pipeline.settings import LaunchConfig, OptimConfig
 from stages.contract import StageResult, read_result, write_spec
 from stages.job import run_stage
-from stages.recipe import TrainStage
+from stages.settings import TrainStage
 from tests.stages import jobs
 from tests.stages.conftest import Workshop
 

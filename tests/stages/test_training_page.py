@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.config import parse
-from stages.recipe import TrainStage
+from stages.settings import TrainStage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -18,8 +18,8 @@ from pipeline.launch import launch
 from pipeline.optim import build_optimizer
 from pipeline.settings import LaunchConfig, OptimConfig
 from stages.contract import StageResult
-from stages.settings import Validation
 from stages.validation import Measure, Validator, best_weights, evaluating, judge
+from stages.validation_settings import Validation
 from tests.stages import jobs
 from tests.stages.conftest import Workshop
 
