@@ -23,6 +23,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import model.losses
+import model.position
+import model.sam2
 from data.types import ClipBatch
 from model.config import SAM2Config
 from model.lora import add_lora
@@ -34,6 +37,13 @@ from pipeline.distributed import World
 from pipeline.optim import build_optimizer, freeze
 from stages.clip_task import HALVES, ClipTask
 from stages.settings import TrainStage
+
+TABLES = [
+    function
+    for module in (model.losses, model.position, model.sam2)
+    for function in vars(module).values()
+    if hasattr(function, "cache_clear")
+]
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,8 @@ def footprint(
     """
     with torch.device("meta"):
         model = SAM2(config).train()
-    with FakeTensorMode(allow_non_fake_inputs=True), fused_attention(HALVES.get(stage.precision)):
+    attention = fused_attention(HALVES.get(stage.precision))
+    with tables_apart(), FakeTensorMode(allow_non_fake_inputs=True), attention:
         return _step(model.to_empty(device="cpu"), stage, shape, budget)
 
 
@@ -178,6 +189,19 @@ def worst_plan(policy: PromptPolicy, frames: int) -> PromptPlan:
         on_object=((False,) * policy.correction_clicks,) * len(corrected),
         corrected_condition=policy.corrected_condition,
     )
+
+
+@contextmanager
+def tables_apart() -> Iterator[None]:
+    """Tables that the network keeps between calls are made inside the block, and forgotten after
+    it: those without content must not reach a real step."""
+    for table in TABLES:
+        table.cache_clear()
+    try:
+        yield
+    finally:
+        for table in TABLES:
+            table.cache_clear()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What is predicted is what a real step takes, and what is planned fits with the same gradients."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -59,6 +60,19 @@ def test_the_prediction_is_what_a_real_step_takes(
         real = footprints._step(build_sam2(config).train(), stage, shape, None)
     assert predicted.weights == real.weights and predicted.optimizer == real.optimizer
     assert predicted.peak == pytest.approx(real.peak, rel=0.02)
+
+
+def test_a_prediction_leaves_no_trace_in_the_process(config: SAM2Config) -> None:
+    """Tables the network keeps are not those of tensors without content."""
+    with pytest.raises(BudgetExceededError):
+        footprint(config, STAGE, CLIPS, budget=20 << 20)
+    torch.manual_seed(0)
+    model = build_sam2(config).eval()
+    found = model.encode(torch.zeros(1, 3, 96, 96)).s16
+    assert type(found) is torch.Tensor and found.isfinite().all()
+    for module in ("model.losses", "model.position", "model.sam2", "model.hiera", "model.memory"):
+        cached = [v for v in vars(import_module(module)).values() if hasattr(v, "cache_clear")]
+        assert all(function in footprints.TABLES for function in cached)
 
 
 @pytest.mark.slow
