@@ -201,7 +201,8 @@ def _predictor_rows(device: str, objects: int) -> list[Row]:
     if device == "cpu":
         one, two = (partial(_on_threads, count, ours) for count in (1, 2))
         wall = compare(label, ("2 threads", two), ("1 thread", one), pairs=3)
-        rows.append(wall.noted(f"{where}; {1000 * FRAMES / wall.better_ms:.1f} frames/s"))
+        rate = 1000 * FRAMES / wall.better_ms
+        rows.append(wall.noted(f"{where}; {rate:.1f} frames/s; needs an idle machine"))
     return rows
 
 
