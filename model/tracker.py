@@ -20,26 +20,6 @@ from model.sam2 import SAM2, mask_logits
 from model.types import ClipOutput, FramePrediction, ImageFeatures, Prompts
 
 
-def track_clip(
-    model: SAM2,
-    images: Tensor,
-    masks: Tensor,
-    clip_of_object: Tensor,
-    plan: PromptPlan,
-    chance: ObjectChance,
-    window: MemoryWindow | None = None,
-) -> ClipOutput:
-    """Process the frames in the plan's order: prompt, correct, remember; later frames recall.
-
-    images: normalised float [B, T, 3, S, S]. masks: bool [N, T, S, S], the truth that prompts are
-    drawn from. clip_of_object: int64 [N], ascending. window: how memory reaches back; by default
-    that of training when the model is in training mode, else the one that takes no pointers from
-    the future.
-    """
-    frames = encode_clip(model, images) if len(masks) else ()
-    return track_objects(model, frames, masks, clip_of_object, plan, chance, window)
-
-
 def encode_clip(
     model: SAM2, images: Tensor, frames_at_once: int | None = None
 ) -> tuple[ImageFeatures, ...]:
@@ -71,9 +51,13 @@ def track_objects(
     chance: ObjectChance,
     window: MemoryWindow | None = None,
 ) -> ClipOutput:
-    """As `track_clip`, for some or all of its objects, on frames that `encode_clip` has seen.
+    """Process the frames in the plan's order: prompt, correct, remember; later frames recall.
 
-    Objects never see each other: a part of them gets the answers it gets in company.
+    frames: from `encode_clip`; may be empty where there is no object. masks: bool [N, T, S, S], the
+    truth that prompts are drawn from. clip_of_object: int64 [N], ascending. window: how memory
+    reaches back; by default that of training when the model is in training mode, else the one that
+    takes no pointers from the future. Objects never see each other: some of them get the answers
+    they get in company.
     """
     if len(masks) == 0:
         nothing: tuple[tuple[FramePrediction, ...], ...] = ((),) * plan.frames

@@ -76,23 +76,23 @@ class ClipTask:
         """Track `batch` under the plan of `step` and score it; sums over objects are divided by
         `whole`, or by 1 where that is less."""
         count, limit = len(batch.masks), self.savings.objects_at_once
+        plan = self.plan(batch.frames.shape[1], step)
         pixels = batch.frames
         batch = batch.to(self.world.device)
         with self._autocast():
             seen = count or self.sharded
             frames = self._see(pixels if self.features else batch.frames) if seen else ()
         if not limit or count <= limit:
-            judged = [self._judge(frames, batch, step, whole, slice(None))]
+            judged = [self._judge(frames, batch, plan, step, whole, slice(None))]
         else:
             groups = [slice(start, start + limit) for start in range(0, count, limit)]
             judged = [
-                checkpoint(self._judge, frames, batch, step, whole, part, use_reentrant=False)
+                checkpoint(self._judge, frames, batch, plan, step, whole, part, use_reentrant=False)
                 for part in groups
             ]
         found = Losses(*(torch.stack(part).sum(0) for part in zip(*judged, strict=True)))
-        kind = self.plan(batch.frames.shape[1], step).initial[0][1]
         total = found.total + _nothing_of(frames) if self.sharded else found.total
-        return StepLosses(total, self._parts(found, kind))
+        return StepLosses(total, self._parts(found, plan.initial[0][1]))
 
     def _parts(self, found: Losses, kind: PromptKind) -> dict[str, Tensor]:
         """What the curves show: each part by itself and as it counts, the whole by the kind of
@@ -118,7 +118,8 @@ class ClipTask:
         """The network's answers on `batch`, prompted as on `step`."""
         with self._autocast():
             frames = self._see(batch.frames) if len(batch.masks) else ()
-            return self._track(frames, batch, step, slice(None))
+            plan = self.plan(batch.frames.shape[1], step)
+            return self._track(frames, batch, plan, step, slice(None))
 
     def _see(self, frames: Tensor) -> tuple[ImageFeatures, ...]:
         """frames: uint8 [B, T, 3, S, S], on the device; where features are kept, best on the host."""
@@ -128,9 +129,13 @@ class ClipTask:
         return encode_clip(self.model, images, self.savings.frames_at_once)
 
     def _track(
-        self, frames: Sequence[ImageFeatures], batch: ClipBatch, step: int, objects: slice
+        self,
+        frames: Sequence[ImageFeatures],
+        batch: ClipBatch,
+        plan: PromptPlan,
+        step: int,
+        objects: slice,
     ) -> ClipOutput:
-        plan = self.plan(batch.frames.shape[1], step)
         chance = ObjectChance(self.seed, step, batch.slots, batch.clip_of_object).of(objects)
         owners = batch.clip_of_object[objects]
         return track_objects(self.model, frames, batch.masks[objects], owners, plan, chance)
@@ -139,12 +144,13 @@ class ClipTask:
         self,
         frames: Sequence[ImageFeatures],
         batch: ClipBatch,
+        plan: PromptPlan,
         step: int,
         whole: float,
         objects: slice,
     ) -> Losses:
         with self._autocast():
-            output = self._track(frames, batch, step, objects)
+            output = self._track(frames, batch, plan, step, objects)
         return clip_loss(output, batch.masks[objects], self.loss, max(whole, 1.0))
 
     def _autocast(self) -> torch.autocast:

@@ -17,7 +17,7 @@ from model.losses import clip_loss, judge_masks
 from model.policy import LossConfig, PromptKind
 from model.prompts import ObjectChance, PromptPlan
 from model.sam2 import SAM2, mask_logits
-from model.tracker import track_clip
+from model.tracker import encode_clip, track_objects
 from model.types import ClipOutput
 from tests.golden.reader import MICRO, Golden, golden_model, waves
 
@@ -123,7 +123,9 @@ def test_step(name: str, network: SAM2) -> None:
     ]
     network.train(case.train).zero_grad(set_to_none=True)
     chance = ObjectChance(0, 0, range(len(videos)), clips)
-    output = track_clip(network, torch.stack(videos), masks, clips, case.plan, chance)
+    output = track_objects(
+        network, encode_clip(network, torch.stack(videos)), masks, clips, case.plan, chance
+    )
     losses = clip_loss(output, masks, case.loss, float(len(masks)))
     losses.total.backward()
 

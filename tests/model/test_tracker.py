@@ -11,7 +11,7 @@ from model.losses import Losses, clip_loss
 from model.policy import LossConfig
 from model.prompts import ObjectChance, PromptPlan
 from model.sam2 import SAM2, build_sam2
-from model.tracker import track_clip
+from model.tracker import encode_clip, track_objects
 from model.types import ClipOutput
 
 SIDE = 96
@@ -51,7 +51,9 @@ def run(
     slots: tuple[int, ...] = (0, 1),
 ) -> ClipOutput:
     owner = torch.tensor(clips, dtype=torch.int64)
-    return track_clip(network, images, masks, owner, plan, ObjectChance(0, 0, slots, owner))
+    return track_objects(
+        network, encode_clip(network, images), masks, owner, plan, ObjectChance(0, 0, slots, owner)
+    )
 
 
 def loss_of(output: ClipOutput, masks: Tensor) -> Losses:
@@ -178,7 +180,7 @@ def test_it_learns_one_clip(starts: list[tuple[int, int]], frames: int, steps: i
     network.train()
     for step in range(steps):
         chance = ObjectChance(0, step, [0], owner)
-        output = track_clip(network, images, masks, owner, plan, chance)
+        output = track_objects(network, encode_clip(network, images), masks, owner, plan, chance)
         clip_loss(output, masks, LossConfig(), float(len(masks))).total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()

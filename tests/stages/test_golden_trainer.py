@@ -15,7 +15,7 @@ from model.losses import clip_loss, judge_masks
 from model.policy import LossConfig
 from model.prompts import ObjectChance, PromptPlan
 from model.sam2 import SAM2, mask_logits
-from model.tracker import track_clip
+from model.tracker import encode_clip, track_objects
 from pipeline.optim import build_optimizer
 from pipeline.settings import GroupConfig, OptimConfig, ScheduleConfig
 from stages.training import layers_above
@@ -93,7 +93,14 @@ def test_twelve_steps(network: SAM2) -> None:
         frames, masks = clips[video]
         owner = torch.zeros(len(masks), dtype=torch.int64)
         chance = ObjectChance(0, step, [0], owner)
-        output = track_clip(network, network.normalise(frames[None]), masks, owner, PLAN, chance)
+        output = track_objects(
+            network,
+            encode_clip(network, network.normalise(frames[None])),
+            masks,
+            owner,
+            PLAN,
+            chance,
+        )
         losses = clip_loss(output, masks, LOSS, float(len(masks)))
         losses.total.backward()
         extra = given_masks(masks)

@@ -10,7 +10,7 @@ from model.losses import clip_loss, judge_masks
 from model.policy import LossConfig
 from model.prompts import ObjectChance, PromptPlan
 from model.sam2 import mask_logits
-from model.tracker import track_clip
+from model.tracker import encode_clip, track_objects
 from pipeline.optim import build_optimizer
 from pipeline.settings import GroupConfig, OptimConfig, ScheduleConfig
 from stages.training import layers_above
@@ -44,7 +44,7 @@ def test_four_steps(run: str, clip: float) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for step, (core, *_) in enumerate(GOLDEN.array(f"{run}/losses").tolist()):
         chance = ObjectChance(0, step, [0], owner)
-        output = track_clip(network, video, masks, owner, plan, chance)
+        output = track_objects(network, encode_clip(network, video), masks, owner, plan, chance)
         losses = clip_loss(output, masks, config, float(len(masks)))
         losses.total.backward()
         assert losses.total.item() + given == pytest.approx(core, rel=1e-4), f"step {step}"
