@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.frames import FrameSource
-from model.official.build import refuse_download
+from model.official.build import has_stability_fallback, refuse_download
 from model.sam2 import SAM2
 from model.types import Prompts
 from model.video_masks import FrameMasks
@@ -93,7 +93,7 @@ class SAM2VideoPredictor:
             forget_around_prompts=clear_non_cond_mem_around_input,
             lasting_corrections=add_all_frames_to_correct_as_cond,
             binary_prompts=binarize_mask_from_pts_for_mem_enc,
-            stability_fallback=bool(getattr(model, "stability_fallback", False)),
+            stability_fallback=has_stability_fallback(model),
             anticipate=True,
         )
 
