@@ -36,17 +36,12 @@ def cache_folder() -> Path:
 def disk_cache() -> DiskCache:
     """The cache of data files: in `SAM2_DATA_CACHE`, or with the others, of at most
     `SAM2_CACHE_GB` (50 by default). Raises StorageError."""
-    return _configured("data", "SAM2_DATA_CACHE", "SAM2_CACHE_GB")
+    return configured("data", "SAM2_DATA_CACHE", "SAM2_CACHE_GB")
 
 
-def feature_files() -> DiskCache:
-    """The cache of what a frozen image encoder has seen: in `SAM2_FEATURE_CACHE`, or with the
-    others, of at most `SAM2_FEATURE_CACHE_GB` (50 by default). Raises StorageError."""
-    return _configured("features", "SAM2_FEATURE_CACHE", "SAM2_FEATURE_CACHE_GB")
-
-
-def _configured(name: str, place: str, size: str) -> DiskCache:
-    """place, size: the environment variables for the folder and its gigabytes."""
+def configured(name: str, place: str, size: str) -> DiskCache:
+    """The cache called `name`. place, size: the environment variables for its folder, else one among
+    the others, and for its gigabytes (50 by default). Raises StorageError for another size."""
     text = os.environ.get(size, "50")
     try:
         gigabytes = float(text)

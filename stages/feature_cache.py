@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.sam2 import SAM2
 from model.types import ImageFeatures
-from pipeline.diskcache import DiskCache
+from pipeline.diskcache import DiskCache, configured
 from pipeline.errors import ConfigError
 from stages.settings import ENCODER
 
@@ -24,6 +24,12 @@ LEVELS = ("s4", "s8", "s16")
 CHANNELS_LAST = ".channels_last"
 """Ends the name of a map that is stored as it lies in memory: channels after rows and columns."""
 SHOWN = 2
+
+
+def feature_files() -> DiskCache:
+    """Where features are kept: in `SAM2_FEATURE_CACHE`, or with the other caches, at most
+    `SAM2_FEATURE_CACHE_GB` (50 by default). Raises StorageError for another size."""
+    return configured("features", "SAM2_FEATURE_CACHE", "SAM2_FEATURE_CACHE_GB")
 
 
 class FeatureCache:

@@ -6,9 +6,8 @@ where they stopped; what travels to the next stage is one file of weights in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from data.mixture import TrainingClips, loader
 from data.quarantine import Quarantine
 from data.sources import open_dataset
 from data.spec import DatasetSpec
+from data.types import ClipBatch
 from model.lora import add_lora, merged
 from model.losses import AREAS
 from model.sam2 import SAM2, build_sam2
@@ -27,7 +27,6 @@ from pipeline.average import WeightAverage
 from pipeline.board import Board
 from pipeline.checkpoint import TrainState
 from pipeline.config import parse
-from pipeline.diskcache import feature_files
 from pipeline.distributed import World
 from pipeline.errors import ConfigError
 from pipeline.loop import Hooks, StepLog, fit
@@ -40,7 +39,7 @@ from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoin
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
 from stages.data_identity import record_data
-from stages.feature_cache import FeatureCache
+from stages.feature_cache import FeatureCache, feature_files
 from stages.memory_plan import fit_stage
 from stages.overlay import training_picture
 from stages.settings import ModelChoice, TrainStage
@@ -110,12 +109,26 @@ def train(spec: StageSpec) -> StageResult | None:
         quarantine=quarantine,
     )
     log = StageLog(spec, world, quarantine, total=stage.steps, start=state.step)
-    hooks = Hooks(
-        log=log.step, every=[(max(1, stage.steps // PICTURES), log.picture_of(task, clips))]
-    )
+    try:
+        return run_to_end(spec, stage, task, clips, batches, state, world, log)
+    finally:
+        distributed.shutdown()
+
+
+def run_to_end(
+    spec: StageSpec,
+    stage: TrainStage,
+    task: ClipTask,
+    clips: TrainingClips,
+    batches: Iterable[ClipBatch],
+    state: TrainState,
+    world: World,
+    log: StageLog,
+) -> StageResult | None:
+    """Train from where `state` stands to the stage's last step, validate on the way, hand over."""
+    pictures = (max(1, stage.steps // PICTURES), log.picture_of(task, clips))
     validator = build_validator(spec, stage, world, log)
-    if validator is not None:
-        hooks = replace(hooks, every=[*hooks.every, (validator.config.every, validator)])
+    validations = [(validator.config.every, validator)] if validator is not None else []
     status = "FAILED"
     try:
         if validator is not None and state.step == 0:
@@ -127,10 +140,10 @@ def train(spec: StageSpec) -> StageResult | None:
             stage.loop,
             total=stage.steps,
             clip=stage.optim.clip,
-            folder=folder / "checkpoints",
-            seed=seed,
+            folder=Path(spec.folder) / "checkpoints",
+            seed=task.seed,
             world=world,
-            hooks=hooks,
+            hooks=Hooks(log=log.step, every=[pictures, *validations]),
         )
         if validator is not None and state.step % validator.config.every:
             validator(state)
@@ -142,7 +155,6 @@ def train(spec: StageSpec) -> StageResult | None:
         raise
     finally:
         log.close(status)
-        distributed.shutdown()
     return result
 
 

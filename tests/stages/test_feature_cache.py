@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.optim import freeze
 from stages.clip_task import ClipTask
 from stages.contract import StageResult
-from stages.feature_cache import LEVELS, FeatureCache
+from stages.feature_cache import LEVELS, FeatureCache, feature_files
 from stages.settings import ENCODER, TrainStage
 from tests.stages.conftest import Workshop
 from tests.stages.test_clip_task import OBJECTS, SIDE, batch_of, gradient
@@ -118,7 +118,7 @@ def test_a_full_disk_is_told_with_what_helps(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(diskcache, "atomic_file", full)
     monkeypatch.setenv("SAM2_FEATURE_CACHE", str(tmp_path))
-    cache = FeatureCache(frozen(), diskcache.feature_files())
+    cache = FeatureCache(frozen(), feature_files())
     with pytest.raises(StorageError, match=r"No space left.*SAM2_FEATURE_CACHE"):
         cache.see(pictures(1, 1))
 
