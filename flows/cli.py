@@ -175,7 +175,19 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """The parts of a run that are useful alone."""
-    synth = command("synth", "draw a synthetic world in the formats of the real data sets")
+    _add_synth(command("synth", "draw a synthetic world in the formats of the real data sets"))
+    _add_extract(command("extract-frames", "extract frames of videos, skipping what is there"))
+    _add_doctor(
+        command("doctor", "look for what is wrong with data sets, and draw a sheet of them")
+    )
+    _add_clips(command("clips", "draw what a training stage will see"))
+    _add_convert(command("convert", "turn labels of other tools into a layout that training reads"))
+    _add_evaluate(command("evaluate", "measure a checkpoint, or a folder of predicted masks"))
+    add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
+    _add_export(command("export", "write a checkpoint's weights so that other code loads them"))
+
+
+def _add_synth(synth: argparse.ArgumentParser) -> None:
     synth.add_argument("--out", type=Path, required=True, help="the folder to make")
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--images", type=int, default=600, help="training pictures (600)")
@@ -184,7 +196,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     synth.add_argument("--val-videos", type=int, default=16, help="validation clips (16)")
     synth.add_argument("--workers", type=int, help="processes; by default one for every core")
 
-    extract = command("extract-frames", "extract frames of videos, skipping what is there")
+
+def _add_extract(extract: argparse.ArgumentParser) -> None:
     extract.add_argument("--videos", type=Path, required=True, help="a video, or a folder of them")
     extract.add_argument("--out", type=Path, required=True, help="gets a folder for every video")
     which = extract.add_mutually_exclusive_group()
@@ -207,7 +220,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     )
     extract.add_argument("--report", type=Path, help="the json report (OUT/extraction.json)")
 
-    doctor = command("doctor", "look for what is wrong with data sets, and draw a sheet of them")
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument(
         "settings",
         nargs="*",
@@ -222,7 +236,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     doctor.add_argument("--html", action="store_true", help="also one page that holds everything")
     doctor.add_argument("--strict", action="store_true", help="notes, too, give exit code 1")
 
-    clips = command("clips", "draw what a training stage will see")
+
+def _add_clips(clips: argparse.ArgumentParser) -> None:
     clips.add_argument("stage", metavar="STAGE", help="a training stage of the recipe")
     clips.add_argument("settings", nargs="*", metavar="key=value", help="recipe=NAME …")
     clips.add_argument("--step", type=int, default=0, help="whose samples are drawn (0)")
@@ -233,7 +248,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     clips.add_argument("--tile", type=int, default=128, help="height of a frame in pixels (128)")
     clips.add_argument("--out", type=Path, default=Path("clips.jpg"), help="(clips.jpg)")
 
-    convert = command("convert", "turn labels of other tools into a layout that training reads")
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "format",
         choices=("coco", "yolo", "labelme", "masks"),
@@ -254,7 +270,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     convert.add_argument("--again", action="store_true", help="replace the folder if it is there")
     convert.add_argument("--workers", type=int, help="processes; by default one for every core")
 
-    evaluate = command("evaluate", "measure a checkpoint, or a folder of predicted masks")
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
     evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
     evaluate.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
@@ -264,9 +281,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--images", type=Path, help="a folder in SA-1B layout")
     evaluate.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="for the results")
 
-    add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
 
-    export = command("export", "write a checkpoint's weights so that other code loads them")
+def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "checkpoint",
         metavar="SOURCE",
