@@ -112,10 +112,10 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Put `values` at `path`, whole or not at all; the parent folders are made. Raises
-    StorageError."""
-    text = json.dumps(values, indent=2, default=str) + "\n"
+def write_json(path: str | Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Put `values` at `path`, whole or not at all; the parent folders are made. indent: none puts
+    all on one line. Raises StorageError."""
+    text = json.dumps(values, indent=indent, default=str) + "\n"
     try:
         with atomic_file(path, "w") as file:
             file.write(text)

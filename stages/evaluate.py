@@ -19,6 +19,7 @@ from model.sam2 import SAM2
 from pipeline.config import parse
 from pipeline.storage import atomic_file
 from stages.contract import StageResult, StageSpec
+from stages.evaluation.details import DETAILS, write_details
 from stages.evaluation.image import ImageScores, evaluate_images
 from stages.evaluation.jf import VideoScores
 from stages.evaluation.summary import summarise, write_summary
@@ -33,7 +34,7 @@ from stages.training import build_model, open_stage_run
 
 
 def run(spec: StageSpec) -> StageResult:
-    """Evaluate `spec.input` and write summary.json, baseline.json and masks/*.npz into the stage's folder."""
+    """Evaluate `spec.input`; the stage's folder gets summary.json, baseline.json, details.json and masks/*.npz."""
     wanted = parse(Evaluation, spec.settings["evaluation"], where="evaluation")
     folder = Path(spec.folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,6 +62,7 @@ def run(spec: StageSpec) -> StageResult:
     summary = summarise(images, videos)
     write_summary(folder / "summary.json", summary)
     write_summary(folder / "baseline.json", summarise(None, baseline))
+    write_details(folder / DETAILS, images, videos)
     metrics = summary.metrics()
     if baseline is not None:
         metrics["video/baseline_jf"] = baseline.jf
@@ -70,13 +72,14 @@ def run(spec: StageSpec) -> StageResult:
     record.log_metrics(step, {name.replace("@", "_at_"): value for name, value in metrics.items()})
     record.set_tags(_protocols(images, videos))
     record.log_artifact(folder / "summary.json")
+    record.log_artifact(folder / DETAILS)
     record.close()
     return StageResult(
         stage=spec.name,
         key=spec.key,
         digest=spec.key,
         metrics=metrics,
-        files={"summary": str(folder / "summary.json"), **files},
+        files={"summary": str(folder / "summary.json"), "scores": str(folder / DETAILS), **files},
         run_id=record.run_id,
         step=step,
     )
