@@ -18,6 +18,35 @@ from pipeline.job import Failure, Job
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
 
+SECONDARY = (
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+    "socket closed",
+    "timed out",
+)
+"""What a rank says that has lost another one."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What the scheduler says of a job."""
+
+    state: str
+    """SLURM's word: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, PREEMPTED, TIMEOUT …"""
+    reason: str = ""
+    """Why it waits, or ended."""
+    nodes: str = ""
+    since: float = 0.0
+    """When it was submitted, for one that waits; when it began, for one that runs; else when it
+    ended. Seconds since 1970; 0 where nobody knows."""
+
+    @property
+    def text(self) -> str:
+        """For a log line: `PENDING (Resources)`, `RUNNING on n1`."""
+        where = f" on {self.nodes}" if self.nodes else ""
+        return f"{self.state}{where}{f' ({self.reason})' if self.reason else ''}"
+
 
 @dataclass(frozen=True)
 class Handle:
@@ -54,6 +83,9 @@ class Backend(Protocol):
     def alive(self, handle: Handle) -> bool:
         """Whether the job waits or runs."""
 
+    def state(self, handle: Handle) -> JobState:
+        """What the scheduler says of the job, at most 15 seconds old."""
+
     def lost_ranks(self, handle: Handle) -> list[int]:
         """Ranks that have failed, whether or not the others run on; not those that were asked to
         stop."""
@@ -66,6 +98,12 @@ class Backend(Protocol):
 
     def result(self, handle: Handle) -> Any:
         """What rank 0 returned."""
+
+
+def is_secondary(failure: Failure) -> bool:
+    """Whether a rank only lost another one, whose failure is the cause."""
+    text = f"{failure.kind} {failure.message}".lower()
+    return not failure.expected and any(words in text for words in SECONDARY)
 
 
 class Attempt:

@@ -20,13 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.backends import Backend, Handle
+from pipeline.backends import Backend, Handle, is_secondary
 from pipeline.errors import StageError
 from pipeline.job import LEASE_FILE, STOP_FILE, Failure, Job, process_identity
 from pipeline.local import LocalBackend
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
-from pipeline.slurm import SlurmBackend
+from pipeline.slurm import SlurmArrayBackend, SlurmBackend
 from pipeline.stop import StopRequested, reset_stop, signals_request_stop, stop_signal
 from pipeline.storage import read_json, write_json
 
@@ -37,13 +37,6 @@ R = TypeVar("R")
 HANDLE_FILE = "handle.json"
 LOST_RANK_SECONDS = 10.0
 """How long the other ranks may go on after one has failed."""
-SECONDARY = (
-    "connection closed by peer",
-    "connection reset",
-    "broken pipe",
-    "socket closed",
-    "timed out",
-)
 logger = logging.getLogger(__name__)
 
 
@@ -56,19 +49,21 @@ def launch(
     name: str,
     key: str = "",
     on_poll: Callable[[Progress | None], None] | None = None,
+    array: bool = False,
 ) -> R:
     """Run `function(argument)` as the job of the stage in `folder`; returns what rank 0 returns.
 
     function: importable by name, so that another process finds it. key: identity of the work; a
     live job of another key is stopped first. on_poll: called at every look at the job with its
-    latest progress. Raises StageError with the cause and the log file when the job fails,
+    latest progress. array: `argument` is a sequence of parts, which SLURM runs as the tasks of one
+    array (`pipeline.array`). Raises StageError with the cause and the log file when the job fails,
     StopRequested when somebody else stopped it.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if config.launcher == "inline":
         return _run_inline(function, argument)
-    backend = backend_for(config)
+    backend = backend_for(config, array=array)
     write_json(folder / LEASE_FILE, process_identity(os.getpid()))
     while True:
         handle = _live_handle(folder, key, config)
@@ -114,9 +109,13 @@ def read_handle(folder: str | Path) -> Handle | None:
         return None
 
 
-def backend_for(config: LaunchConfig, handle: Handle | None = None) -> Backend:
+def backend_for(
+    config: LaunchConfig, handle: Handle | None = None, *, array: bool = False
+) -> Backend:
     """The backend of `handle`, or the one the configuration asks for."""
     launcher = handle.launcher if handle is not None else config.launcher
+    if launcher == SlurmArrayBackend.launcher or (launcher == "slurm" and array):
+        return SlurmArrayBackend(config)
     return SlurmBackend(config) if launcher == "slurm" else LocalBackend(config)
 
 
@@ -232,7 +231,7 @@ def _explain(failures: list[Failure], handle: Handle, name: str) -> Exception:
     real = [failure for failure in failures if not failure.stopped]
     if stops and not real:
         return StopRequested(f"{name} {stops[0].message}")
-    primary = [failure for failure in real if not _is_secondary(failure)] or real
+    primary = [failure for failure in real if not is_secondary(failure)] or real
     cause = min(primary, key=lambda failure: failure.time)
     where = f"; log: {Path(handle.logs) / f'{handle.job_id}_{cause.rank}_log.err'}"
     rank = f" on rank {cause.rank}" if handle.tasks > 1 else ""
@@ -241,11 +240,6 @@ def _explain(failures: list[Failure], handle: Handle, name: str) -> Exception:
     tail = f"\n{cause.trace.rstrip()}" if cause.trace else ""
     kind = f"{cause.kind}: " if cause.kind else ""
     return StageError(f"{name} failed{rank}: {kind}{cause.message}{where}{tail}")
-
-
-def _is_secondary(failure: Failure) -> bool:
-    text = f"{failure.kind} {failure.message}".lower()
-    return not failure.expected and any(words in text for words in SECONDARY)
 
 
 def _run_inline(function: Callable[[A], R], argument: A) -> R:

@@ -16,7 +16,7 @@ import psutil
 import submitit
 from submitit.local.local import LocalJob
 
-from pipeline.backends import Attempt, Handle, import_environment
+from pipeline.backends import Attempt, Handle, JobState, import_environment
 from pipeline.environment import free_cores
 from pipeline.errors import StageError
 from pipeline.job import HEARTBEAT_FILE, Job, is_alive
@@ -100,6 +100,12 @@ class LocalBackend(Attempt):
         return is_alive({"pid": handle.pid, "start": handle.start}) or any(
             is_alive(identity) for identity in self._ranks(handle)
         )
+
+    def state(self, handle: Handle) -> JobState:
+        """RUNNING or ENDED, and since when."""
+        if self.alive(handle):
+            return JobState("RUNNING", nodes=handle.host, since=handle.submitted)
+        return JobState("ENDED", nodes=handle.host)
 
     def lost_ranks(self, handle: Handle) -> list[int]:
         """Ranks that noted a failure, or died without a word."""

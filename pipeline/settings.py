@@ -108,7 +108,14 @@ class LoopConfig:
     save_seconds: float = 600.0
     """A checkpoint is also written when the last one is this old."""
     keep: int = 2
-    """Checkpoints kept for resuming."""
+    """Newest checkpoints kept for resuming."""
+    keep_every: int = 0
+    """A checkpoint of every multiple of so many steps is written and kept for good; 0 for none."""
+    keep_best: bool = False
+    """A checkpoint is also written where validation finds the best so far, and kept until a better one."""
+    unsaved_minutes: float = 60.0
+    """Where no checkpoint can be written, training goes on and tries again, and stops when this much
+    work would be lost."""
     accumulate: int = 1
     """Batches whose gradients are averaged into one step."""
     bad_steps: int = 10
@@ -123,6 +130,7 @@ class LoopConfig:
             accumulate=self.accumulate,
             bad_steps=self.bad_steps,
         )
+        _at_least(0, keep_every=self.keep_every, unsaved_minutes=self.unsaved_minutes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +146,38 @@ class LaunchConfig:
     gpus_per_node: int | None = None
     """Asked of SLURM; None leaves the request out."""
     threads: int | None = None
-    """CPU threads a rank computes with, and CPUs asked of SLURM; None shares this machine's cores
-    out."""
+    """CPU threads a rank computes with; None shares this machine's cores out."""
+    cpus: int | None = None
+    """CPUs asked of SLURM for a rank and its data workers; None asks for `threads`."""
+    ram_gb: int | None = None
+    """Main memory asked of SLURM for each node; None leaves it to the partition."""
     timeout_minutes: int = 1440
     """Time limit of a SLURM job; it saves and requeues itself shortly before."""
+    signal_seconds: int = 120
+    """How long before the time limit SLURM tells the job to save; SLURM may be a minute early."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    """Features the nodes need, for example `h100|a100`."""
+    exclude: str | None = None
+    """Nodes not to use, for example `gpu[03,07]`."""
     slurm: dict[str, str | int | bool] = field(default_factory=dict)
-    """Further `#SBATCH` parameters by name."""
+    """Further `#SBATCH` parameters by name: {reservation: sam2, exclusive: true}."""
     setup: tuple[str, ...] = ()
-    """Shell lines run in a SLURM job before Python starts."""
+    """Shell lines run in a SLURM job before Python starts: `module load cuda`."""
+    python: str | None = None
+    """The interpreter of a SLURM job, for example that of a conda environment; None: this one, or
+    `python` of the container."""
+    container: str | None = None
+    """Image a SLURM job runs in: a `.sif` file with apptainer, anything else with pyxis."""
+    mounts: tuple[str, ...] = ()
+    """Folders the container sees, `/here:/there`: the code, the runs folder and the data."""
+    shards: int = 1
+    """Jobs that share out a stage whose work falls into parts, as frame extraction does: one SLURM
+    array, or local processes."""
+    parallel: int | None = None
+    """Shards that run at once; None: all of them under SLURM, one a core on this machine."""
     stop_seconds: float = 10.0
     """How long a job may take to save and end when it is asked to stop, before it is killed."""
     poll_seconds: float = 0.5
@@ -163,7 +191,16 @@ class LaunchConfig:
             nodes=self.nodes,
             tasks_per_node=self.tasks_per_node,
             timeout_minutes=self.timeout_minutes,
+            signal_seconds=self.signal_seconds,
+            shards=self.shards,
+            cpus=self.cpus or 1,
+            ram_gb=self.ram_gb or 1,
+            parallel=self.parallel or 1,
         )
+        if self.mounts and not self.container:
+            raise ConfigError(
+                f"mounts: found {list(self.mounts)} without a container; expected container=IMAGE"
+            )
         if self.launcher != "slurm" and self.nodes > 1:
             raise ConfigError(
                 f"nodes: found {self.nodes} with launcher={self.launcher}, expected 1 (or slurm)"

@@ -1,21 +1,39 @@
-"""Jobs in a SLURM queue, through submitit."""
+"""Jobs in a SLURM queue, through submitit: single ones, and arrays of shards."""
 
 from __future__ import annotations
 
+import os
 import shlex
-import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import submitit
 
-from pipeline.backends import Attempt, Handle, import_environment
-from pipeline.errors import ConfigError, StageError
-from pipeline.job import Job
+from pipeline.backends import Attempt, Handle, JobState, import_environment, is_secondary
+from pipeline.errors import ConfigError
+from pipeline.job import Failure, Job
+from pipeline.queue import ENDED, QUEUE, call, find
 from pipeline.settings import LaunchConfig
+from pipeline.storage import read_json
 
-SLURM_SECONDS = 15.0
-"""How often the queue is asked."""
+SETTLING_SECONDS = 3.0
+"""How old the queue's answer may be once every rank has left a result or a failure."""
+LOST_PEER_SECONDS = 600.0
+"""How long ranks may wait for SLURM to see that the node of another one is gone (SlurmdTimeout is
+usually 300 s), whereupon it requeues the job; they themselves only see a closed connection."""
+ENDLESS = 1_000_000
+"""submitit's cap on requeues after a time limit; `pipeline.requeue` says when it is enough."""
+HINTS = {
+    "OUT_OF_MEMORY": "ask for more with launch.ram_gb",
+    "TIMEOUT": "it did not save in time: raise launch.signal_seconds or launch.timeout_minutes",
+    "CANCELLED": "somebody cancelled it",
+    "NODE_FAIL": "its node went away and it was not requeued; run the same command again",
+    "GONE": "if the log says nothing, ask `sacct` or the administrators",
+}
 
 
 class SlurmBackend(Attempt):
@@ -27,71 +45,185 @@ class SlurmBackend(Attempt):
     def __init__(self, config: LaunchConfig) -> None:
         self.config = config
         self.job_class = submitit.SlurmJob
-        self.asked, self.queued = 0.0, True
 
     def submit(self, job: Job, name: str) -> str:
         """Hand the job to sbatch."""
-        config, self.asked = self.config, 0.0
-        exports = import_environment()
-        if config.threads:
-            exports["OMP_NUM_THREADS"] = str(config.threads)
-        parameters: dict[str, Any] = {
-            "job_name": name,
-            "nodes": config.nodes,
-            "ntasks_per_node": config.tasks_per_node,
-            "gpus_per_node": config.gpus_per_node,
-            "cpus_per_task": config.threads,
-            "time": config.timeout_minutes,
-            "partition": config.partition,
-            "account": config.account,
-            "qos": config.qos,
-            "constraint": config.constraint,
-            "signal_delay_s": 120,
-            "setup": [
-                *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
-                *config.setup,
-            ],
-            "additional_parameters": dict(config.slurm),
-        }
-        try:
-            executor = submitit.SlurmExecutor(job.logs, max_num_timeout=10_000)
-            executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
+        executor = self._executor(job, name)
+        with _refusals(name):
             return str(executor.submit(job).job_id)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"{name} was not accepted by SLURM: {error}") from error
 
     def alive(self, handle: Handle) -> bool:
-        """Whether the queue knows the job; asked every 15 seconds, whatever accounting there is."""
+        """Whether the job waits, runs, or is about to be requeued: SLURM's word, unless every rank
+        has left its result."""
         if self._finished(handle):
             return False
-        if time.monotonic() - self.asked < SLURM_SECONDS and self.asked:
-            return self.queued
-        self.asked = time.monotonic()
-        command = ["squeue", "--noheader", "--format=%T", f"--jobs={handle.job_id}"]
-        try:
-            answer = subprocess.run(
-                command, capture_output=True, text=True, timeout=60, check=False
-            )
-        except FileNotFoundError as error:
-            raise StageError(
-                "squeue is not installed here; submit from a node that has it"
-            ) from error
-        except subprocess.TimeoutExpired:
-            return self.queued  # a controller too busy to answer says nothing about the job
-        if answer.returncode == 0:
-            self.queued = bool(answer.stdout.strip())
-        elif "invalid job id" in answer.stderr.lower():
-            self.queued = False
-        return self.queued
+        within = SETTLING_SECONDS if self._told(handle) else None
+        return any(one.state not in ENDED for one in QUEUE.states(handle.job_id, within))
+
+    def state(self, handle: Handle) -> JobState:
+        """What the queue says of the job; of an array, what it says of its tasks in sum."""
+        return _summed(QUEUE.states(handle.job_id))
+
+    def lost_ranks(self, handle: Handle) -> list[int]:
+        """Ranks that noted a failure of their own. That another one is gone is no reason to end the
+        job yet: SLURM may be about to requeue it."""
+        found = []
+        for rank in super().lost_ranks(handle):
+            failure = Failure(**read_json(Path(handle.logs) / f"failure-{rank}.json") or {})
+            if not is_secondary(failure) or time.time() - failure.time > LOST_PEER_SECONDS:
+                found.append(rank)
+        return found
+
+    def find(self, name: str, since: float) -> str | None:
+        """The job called `name` submitted at or after `since` (seconds since 1970), or None: for a
+        submission whose answer was lost."""
+        return find(name, since)
 
     def kill(self, handle: Handle) -> None:
         """scancel."""
-        self.asked = 0.0
+        QUEUE.forget()
         if self.alive(handle):
-            subprocess.run(["scancel", handle.job_id], check=False, capture_output=True)
+            call(["scancel", handle.job_id])
+        QUEUE.forget()
 
-    def _finished(self, handle: Handle) -> bool:
+    def _executor(self, job: Job, name: str) -> Any:
+        with _refusals(name):
+            executor = submitit.SlurmExecutor(
+                job.logs, max_num_timeout=ENDLESS, python=python_command(self.config)
+            )
+            executor.update_parameters(**parameters(self.config, name))
+            return executor
+
+    def _told(self, handle: Handle) -> bool:
         return all(
             self._job(handle).task(rank).paths.result_pickle.exists()
             for rank in range(handle.tasks)
         )
+
+    def _finished(self, handle: Handle) -> bool:
+        return self._told(handle) and all(
+            self._succeeded(handle, rank) for rank in range(handle.tasks)
+        )
+
+    def _silent(self, handle: Handle, rank: int) -> Failure:
+        failure, state = super()._silent(handle, rank), self.state(handle)
+        hint = f"; {HINTS[state.state]}" if state.state in HINTS else ""
+        message = f"ended without a word; SLURM says {state.text} of job {handle.job_id}{hint}"
+        return replace(failure, message=message)
+
+
+class SlurmArrayBackend(SlurmBackend):
+    """Arrays: the job's argument is a sequence of parts, each a task of the array."""
+
+    launcher = "slurm-array"
+
+    def submit(self, job: Job, name: str) -> str:
+        """Hand the array to sbatch; a single part is a plain job."""
+        executor = self._executor(job, name)
+        jobs = [replace(job, argument=(part,)) for part in job.argument]
+        parallel = self.config.parallel or len(jobs)
+        executor.update_parameters(array_parallelism=parallel)
+        with _refusals(name):
+            with executor.batch():
+                submitted = [executor.submit(one) for one in jobs]
+            return str(submitted[0].job_id).partition("_")[0]
+
+    def result(self, handle: Handle) -> None:
+        """Nothing: every part leaves its own."""
+
+    def lost_ranks(self, handle: Handle) -> list[int]:
+        """None: the others go on without it."""
+        return []
+
+    def failures(self, handle: Handle) -> list[Failure]:
+        """That the array was asked to stop, if it was; what failed is in the folders of the
+        parts."""
+        values = read_json(Path(handle.logs) / "failure-0.json")
+        return [Failure(**values)] if values and values.get("stopped") else []
+
+    def _told(self, handle: Handle) -> bool:
+        jobs = list(Path(handle.logs).glob("*_submitted.pkl"))
+        results = list(Path(handle.logs).glob("*_result.pkl"))
+        return bool(jobs) and len(jobs) == len(results)
+
+    def _finished(self, handle: Handle) -> bool:
+        return False  # a part that failed may still be requeued: the queue knows
+
+
+def parameters(config: LaunchConfig, name: str) -> dict[str, Any]:
+    """What is asked of sbatch, in submitit's words."""
+    exports = import_environment()
+    if config.threads:
+        exports["OMP_NUM_THREADS"] = str(config.threads)
+    further = {"requeue": True, **{key.replace("_", "-"): v for key, v in config.slurm.items()}}
+    if "no-requeue" in further:
+        del further["requeue"]
+    wanted = {
+        "job_name": name,
+        "nodes": config.nodes,
+        "ntasks_per_node": config.tasks_per_node,
+        "gpus_per_node": config.gpus_per_node,
+        "cpus_per_task": config.cpus or config.threads,
+        "mem": f"{config.ram_gb}G" if config.ram_gb else None,
+        "time": config.timeout_minutes,
+        "partition": config.partition,
+        "account": config.account,
+        "qos": config.qos,
+        "constraint": config.constraint,
+        "exclude": config.exclude,
+        "signal_delay_s": config.signal_seconds,
+        "setup": [
+            *(f"export {key}={shlex.quote(value)}" for key, value in exports.items()),
+            *config.setup,
+        ],
+        "srun_args": ["--kill-on-bad-exit=0", *_pyxis(config)],
+        "additional_parameters": further,
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def python_command(config: LaunchConfig) -> str | None:
+    """What starts Python in the job, as shell words; None for the interpreter of this process."""
+    if config.container and _is_apptainer(config.container):
+        binds = [word for mount in config.mounts for word in ("--bind", mount)]
+        gpu = ["--nv"] if config.gpus_per_node else []
+        command = ["apptainer", "exec", *gpu, *binds, config.container]
+        return shlex.join([*command, config.python or "python"])
+    if config.python:
+        return shlex.quote(os.path.expanduser(config.python))
+    return "python" if config.container else None
+
+
+def _pyxis(config: LaunchConfig) -> list[str]:
+    if not config.container or _is_apptainer(config.container):
+        return []
+    mounts = [f"--container-mounts={','.join(config.mounts)}"] if config.mounts else []
+    return [f"--container-image={config.container}", *mounts]
+
+
+def _is_apptainer(image: str) -> bool:
+    return image.endswith(".sif")
+
+
+def _summed(states: Sequence[JobState]) -> JobState:
+    """One state for an array: that of a task that is not done yet, and how many there are of
+    each."""
+    if len(states) == 1:
+        return states[0]
+    counts: dict[str, int] = {}
+    for one in states:
+        counts[one.state] = counts.get(one.state, 0) + 1
+    order = ("RUNNING", "COMPLETING", "PENDING")
+    chief = min(states, key=lambda s: (s.state in ENDED, s.state not in order, s.state))
+    summary = ", ".join(f"{count} {state.lower()}" for state, count in counts.items())
+    return replace(chief, reason=f"{summary}{f'; {chief.reason}' if chief.reason else ''}")
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """What sbatch does not accept is a wrong setting."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, submitit.core.utils.FailedJobError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{name} was not accepted by SLURM: {said}") from error

@@ -187,3 +187,27 @@ def two_lives(folder: str) -> str:
             raise
         time.sleep(0.1)
     return f"life {life}"
+
+
+def square_once(work: tuple[int, str]) -> int:
+    """Notes that it ran; fails for a number that has no `allowed` file beside it."""
+    number, folder = work
+    with open(Path(folder, f"ran-{number}"), "a") as file:
+        file.write("x")
+    if number < 0 and not Path(folder, "allowed").exists():
+        raise ValueError(f"{number} has no root")
+    return number * number
+
+
+def slow_square(work: tuple[int, str]) -> int:
+    """Works until it is asked to stop, unless `finish` lies in the folder."""
+    number, folder = work
+    Path(folder, f"began-{number}").touch()
+    progress = ProgressWriter(Path(folder, f"{number + 1}-of-3"), total=10)
+    progress.update(5)
+    for _ in range(3000):
+        if Path(folder, "finish").exists():
+            return number * number
+        check_stop()
+        time.sleep(0.02)
+    raise AssertionError("never asked to stop")
