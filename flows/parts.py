@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import require_writable, sha256
+
+if TYPE_CHECKING:
+    from stages.contract import StageResult
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -49,7 +52,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "evaluate needs --predictions with --truth, or --checkpoint with --videos or --images"
         )
-    return _measure(arguments)
+    result = measure(
+        arguments.checkpoint,
+        arguments.out,
+        preset=arguments.preset,
+        image_size=arguments.image_size,
+        images=arguments.images,
+        videos=arguments.videos,
+    )
+    for name, value in result.metrics.items():
+        print(f"{name:<20} {value:.4g}")
+    for name, place in result.files.items():
+        print(f"{name:<20} {place}")
+    return 0
 
 
 def _score_masks(arguments: argparse.Namespace) -> int:
@@ -66,8 +81,19 @@ def _score_masks(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace) -> int:
-    """Run the evaluation stage on a checkpoint outside of any recipe."""
+def measure(
+    checkpoint: str,
+    out: Path,
+    *,
+    preset: str,
+    image_size: int | None,
+    images: Path | None,
+    videos: Path | None,
+) -> StageResult:
+    """Run the evaluation stage on a checkpoint outside of any recipe; its results lie in `out`.
+
+    What was measured there before, of the same weights on the same data, is not measured again.
+    """
     from pipeline.launch import launch
     from pipeline.settings import LaunchConfig
     from pipeline.tracking import fetch_checkpoint, prepare_store
@@ -75,19 +101,19 @@ def _measure(arguments: argparse.Namespace) -> int:
     from stages.job import run_stage
     from stages.settings import Evaluation, ModelChoice
 
-    folder = require_writable(arguments.out, "output folder")
+    folder = require_writable(out, "output folder")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    weights = fetch_checkpoint(arguments.checkpoint, "", folder / "cache", uri)
-    size = arguments.image_size or (96 if arguments.preset == "micro" else 1024)
+    weights = fetch_checkpoint(checkpoint, "", folder / "cache", uri)
+    size = image_size or (96 if preset == "micro" else 1024)
     spec = StageSpec(
         name="evaluate",
         kind="evaluate",
         settings={
-            "model": asdict(ModelChoice(preset=arguments.preset, image_size=size)),
+            "model": asdict(ModelChoice(preset=preset, image_size=size)),
             "seed": 0,
             "evaluation": asdict(Evaluation()),
-            "images": _dataset(arguments.images, "images"),
-            "videos": _dataset(arguments.videos, "videos"),
+            "images": _dataset(images, "images"),
+            "videos": _dataset(videos, "videos"),
         },
         folder=str(folder),
         tracking={"uri": uri, "experiment": "evaluate"},
@@ -102,11 +128,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         result = read_result(folder, spec.key)
     if result is None:
         raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")
-    for name, value in result.metrics.items():
-        print(f"{name:<20} {value:.4g}")
-    for name, place in result.files.items():
-        print(f"{name:<20} {place}")
-    return 0
+    return result
 
 
 def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
