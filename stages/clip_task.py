@@ -54,9 +54,11 @@ class ClipTask:
         savings: MemorySavings | None = None,
         features: FeatureCache | None = None,
         sharded: bool = False,
+        graphs: bool = False,
     ) -> None:
         """features: in place of the model's image encoder. sharded: the trunk is shared out, and
-        runs for every batch, also one without objects."""
+        runs for every batch, also one without objects. graphs: its compiled blocks are replayed as
+        CUDA graphs."""
         self.model = model
         self.prompts = prompts
         self.loss = loss
@@ -66,6 +68,7 @@ class ClipTask:
         self.savings = savings or MemorySavings()
         self.features = features
         self.sharded = sharded
+        self.graphs = graphs
         recompute(model, self.savings.recompute)
 
     def weight(self, batch: ClipBatch) -> float:
@@ -75,6 +78,8 @@ class ClipTask:
     def losses(self, batch: ClipBatch, step: int, whole: float) -> StepLosses:
         """Track `batch` under the plan of `step` and score it; sums over objects are divided by
         `whole`, or by 1 where that is less."""
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what the step before left may be overwritten
         count, limit = len(batch.masks), self.savings.objects_at_once
         plan = self.plan(batch.frames.shape[1], step)
         pixels = batch.frames

@@ -75,6 +75,9 @@ class TrainStage:
     workers: int = 0
     """Loader processes per rank; the batches do not depend on it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["blocks", "graphs"] | None = None
+    """Train with compiled blocks (torch.compile), on CUDA also replayed as CUDA graphs. The first
+    steps are slow; a restart equals an uninterrupted run up to rounding, not to the bit."""
     memory: MemorySavings = field(default_factory=MemorySavings)
     """What is computed again, or bit by bit, to fit a smaller card."""
     shard: bool = False
@@ -90,6 +93,7 @@ class TrainStage:
         for other, reason in (
             ("lora", "low-rank training has little to share out"),
             ("cache_features", "the trunk has to run for every batch, on all ranks alike"),
+            ("compile", "shared out blocks are gathered outside of compiled code"),
         ):
             if self.shard and getattr(self, other):
                 raise ConfigError(f"shard: found with {other}, use one of them: {reason}")

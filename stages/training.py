@@ -18,6 +18,7 @@ from data.quarantine import Quarantine
 from data.sources import open_dataset
 from data.spec import DatasetSpec
 from data.types import ClipBatch
+from model.compile import compile_training
 from model.lora import add_lora, merged
 from model.losses import AREAS
 from model.sam2 import SAM2, build_sam2
@@ -75,6 +76,8 @@ def train(spec: StageSpec) -> StageResult | None:
     if world.is_first:
         print(parameter_table(model, split=["image_encoder"]))
     features = kept_features(spec, stage, model)
+    if stage.compile:
+        compile_training(model, trunk=features is None, graphs=stage.compile == "graphs")
     sharding = shard_trunk(world, model) if stage.shard and world.size > 1 else None
     shards = sharding.shards if sharding else None
     optimizer, rates = build_optimizer(model, stage.optim, stage.steps, layers_above(model), shards)
@@ -98,6 +101,7 @@ def train(spec: StageSpec) -> StageResult | None:
         savings=stage.memory,
         features=features,
         sharded=sharding is not None,
+        graphs=stage.compile == "graphs",
     )
     batches = loader(
         clips,
