@@ -1,18 +1,16 @@
 """Training checkpoints: everything that must survive a restart, written so that it is there or it
 is not.
 
-A folder holds `step-00001000.pt` files and `manifest.json`, which lists each with its SHA-256. A
-file is written aside, synced, read back, renamed and only then listed; older ones are deleted after
-that. A file that is not listed, or does not match its digest, does not count. Loading never
-executes anything (`weights_only=True`).
+A folder holds `step-00001000.pt` files and the list of them (`pipeline.checkpoint_list`). A file is
+written aside, synced, read back, renamed and only then listed; older ones are deleted after that.
+Loading never executes anything. While training, `pipeline.saving` does it in the background.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import pickle
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +18,36 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipeline import checkpoint_list
 from pipeline.average import WeightAverage
+from pipeline.checkpoint_list import MANIFEST, Entry, Keep, damage, listed
 from pipeline.distributed import World
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.optim import Rates
+from pipeline.plain_files import read_plain, write_plain
 from pipeline.precision import LossScale
-from pipeline.storage import read_json, sha256, sync_folder, write_json
+from pipeline.staging import all_finite
+from pipeline.storage import sha256, sync_folder
 
 if TYPE_CHECKING:
     from pipeline.sharding import Sharding  # loading it takes a second, few stages need it
 
+__all__ = [
+    "MANIFEST",
+    "Entry",
+    "Keep",
+    "TrainState",
+    "latest_valid",
+    "load",
+    "pack",
+    "read_plain",
+    "resume",
+    "save",
+    "write",
+]
+
 FORMAT = 1
-MANIFEST = "manifest.json"
+"""Of what a file holds; the list has a format of its own."""
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +76,8 @@ class TrainState:
     """Where a stage asks for averaged weights."""
     sharding: Sharding | None = None
     """Where parameters are shared out over the ranks."""
+    scored: tuple[int, float] = (-1, 0.0)
+    """The last validation: step, and how good it was, larger being better. Not saved."""
 
     def extras(self) -> dict[str, LossScale | WeightAverage]:
         """What else there is to save, by name."""
@@ -68,64 +86,68 @@ class TrainState:
 
 
 def save(state: TrainState, folder: str | Path, keep: int = 2) -> Path:
-    """`write` a checkpoint of `state`, one that is not shared out."""
-    return write(pack(state), folder, keep)
+    """Write a checkpoint of `state`, one that is not shared out, and wait for it; keeps the newest
+    `keep`. Raises as `write`."""
+    write(pack(state), folder, Keep(last=keep))
+    return Path(folder) / file_name(state.step)
 
 
-def write(values: dict[str, Any], folder: str | Path, keep: int = 2) -> Path:
-    """Write what `pack` returned and keep the newest `keep`; call it on one rank only.
+def write(
+    values: dict[str, Any],
+    folder: str | Path,
+    keep: Keep,
+    *,
+    score: float | None = None,
+    world: int = 1,
+) -> Entry:
+    """Write what `pack` returned and list it, on one rank only.
 
     Raises StorageError when it cannot be written or reads back different; the older ones are then
     untouched.
     """
     folder, step = Path(folder), int(values["step"])
-    target = folder / f"step-{step:08d}.pt"
+    target = folder / file_name(step)
     temporary = folder / f".{target.name}.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        digest = _write_synced(values, temporary)
-        if (found := sha256(temporary)) != digest:
-            raise StorageError(
-                f"{temporary} reads back as sha256 {found}, not {digest} as written; check the disk"
-            )
+        checkpoint_list.begin(folder)
+        record = write_plain(values, temporary)
         os.replace(temporary, target)
         sync_folder(folder)
+        entry = Entry(target.name, step, {target.name: record}, score=score, world=world)
+        checkpoint_list.add(folder, entry, keep)
     except (OSError, RuntimeError) as error:  # torch's writer wraps a full disk in a RuntimeError
         raise StorageError(
             f"checkpoint {target} cannot be written ({error}); free some space or mend the folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    entry = {
-        "file": target.name,
-        "step": step,
-        "sha256": digest,
-        "bytes": target.stat().st_size,
-    }
-    entries = [old for old in _entries(folder) if old["file"] != target.name] + [entry]
-    entries = sorted(entries, key=lambda item: item["step"])[-keep:]
-    write_json(folder / MANIFEST, {"format": FORMAT, "checkpoints": entries})
-    _delete_unlisted(folder, {item["file"] for item in entries})
-    return target
+        _remove(temporary)
+    return entry
 
 
-def latest_valid(folder: str | Path) -> Path | None:
-    """The newest checkpoint that matches its digest, or None when none was ever saved.
+def file_name(step: int) -> str:
+    """Of the checkpoint of `step`."""
+    return f"step-{step:08d}.pt"
+
+
+def latest_valid(folder: str | Path, before: int | None = None) -> Path | None:
+    """The newest checkpoint that matches its digests and is finite, or None when none was ever
+    saved. before: only of earlier steps than that.
 
     A broken one is passed over with a warning. Raises CheckpointError when there are some and all
     are broken: starting over in silence would throw the work away.
     """
-    folder = Path(folder)
     broken = []
-    for entry in reversed(_entries(folder)):
-        path = folder / entry["file"]
-        found = sha256(path) if path.is_file() else "no file"
-        if found == entry["sha256"]:
+    for entry in reversed(listed(folder)):
+        if before is not None and entry.step >= before:
+            continue
+        path = Path(folder) / entry.name
+        problem = damage(folder, entry)
+        if not problem and entry.finite is None and not all_finite(read_plain(path)):
+            problem = f"{path}: found values that are not finite, expected numbers"
+        if not problem:
             return path
-        broken.append(f"{path.name} ({found} instead of sha256 {entry['sha256']})")
-        logger.warning(
-            "checkpoint %s is broken: found %s, expected sha256 %s", path, found, entry["sha256"]
-        )
+        broken.append(problem)
+        logger.warning("checkpoint is broken and passed over: %s", problem)
     if broken:
         raise CheckpointError(
             f"{folder}: no checkpoint is intact: {'; '.join(broken)}. "
@@ -165,14 +187,16 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
     state.notes, state.ended = dict(values["notes"]), str(values["ended"])
 
 
-def resume(state: TrainState, folder: str | Path, world: World | None = None) -> bool:
+def resume(
+    state: TrainState, folder: str | Path, world: World | None = None, before: int | None = None
+) -> bool:
     """Continue from the newest intact checkpoint in `folder`, the same on every rank; False where
-    there is none."""
+    there is none. before: only of earlier steps than that."""
     world = world or World()
     found, problem = None, None
     if world.is_first:
         try:
-            found = latest_valid(folder)
+            found = latest_valid(folder, before)
         except CheckpointError as error:
             problem = str(error)
     found, problem = world.share((found, problem))
@@ -182,45 +206,6 @@ def resume(state: TrainState, folder: str | Path, world: World | None = None) ->
         return False
     load(state, found)
     return True
-
-
-def read_plain(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a torch file, on the CPU, refusing anything but tensors and plain
-    values."""
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values and was not loaded"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({error})") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a dictionary")
-    return values
-
-
-class _HashingFile:
-    """A file that knows the digest of what went through it."""
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return int(self.file.write(data))
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _write_synced(values: dict[str, Any], path: Path) -> str:
-    with open(path, "wb") as file:
-        hashing = _HashingFile(file)
-        torch.save(values, hashing)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    return hashing.digest.hexdigest()
 
 
 def pack(state: TrainState) -> dict[str, Any]:
@@ -239,18 +224,6 @@ def pack(state: TrainState) -> dict[str, Any]:
     return state.sharding.gathered(values, state.optimizer) if state.sharding else values
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """What the manifest lists, oldest first; nothing where there is none."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return []
-    values = read_json(path)
-    if values is None:
-        raise CheckpointError(f"{path} cannot be read; delete the folder to start this stage over")
-    return list(values.get("checkpoints", []))
-
-
-def _delete_unlisted(folder: Path, listed: set[str]) -> None:
-    for path in [*folder.glob("step-*.pt"), *folder.glob(".step-*.part")]:
-        if path.name not in listed:
-            path.unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # a folder that became read-only: the next save that works removes it
+        path.unlink(missing_ok=True)

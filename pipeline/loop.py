@@ -17,10 +17,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World, average_gradients, broadcast_parameters
 from pipeline.errors import StageError
+from pipeline.saving import Saver
 from pipeline.settings import LoopConfig
 from pipeline.stop import StopRequested, stop_reason
 
@@ -112,33 +112,40 @@ def fit(
     batches: `config.accumulate` of them for every step, from step `state.step` on. clip: largest
     total gradient norm. seed: together with the step, of dropout and drop path. Raises
     StopRequested after saving when asked to stop, and StageError after `config.bad_steps` steps in
-    a row whose loss or gradient is not finite, naming their samples.
+    a row whose loss or gradient is not finite, naming their samples, or where checkpoints cannot be
+    written and too much work would be lost.
     """
     world, hooks = world or World(), hooks or Hooks()
-    supply, saver = iter(batches), _Saver(folder, config, world)
+    supply = iter(batches)
     parameters = [item for group in state.optimizer.param_groups for item in group["params"]]
     broadcast_parameters(world, state.model, state.sharding.shards if state.sharding else ())
     window = _Window(began=time.monotonic())
     bad_run: list[tuple[str, ...]] = []
-    while state.step < total and not state.ended:
-        batch = _take(supply, config.accumulate, state.step)
-        rate = state.rates.set(state.optimizer, state.step)
-        _take_step(task, batch, state, parameters, clip, seed, world, window)
-        state.step += 1
-        stop, save = saver.decide(state.step, last=state.step == total)
-        full = len(window.bad) >= config.bad_steps
-        if save or full or state.step % config.log_every == 0:
-            metrics, bad_run = _read(window, state, bad_run, config.bad_steps, world)
-            if hooks.log is not None and world.is_first:
-                hooks.log(StepLog(state.step, total, metrics | {"lr": rate}))
-            window = _Window(began=time.monotonic())
-        ends = [call(state) for every, call in hooks.every if state.step % every == 0]
-        state.ended = next(filter(None, ends), "")
-        if save or state.ended:
-            saver.save(state)
-        if stop and state.step < total and not state.ended:
-            reason = stop_reason() or "another rank was asked to stop"
-            raise StopRequested(f"{reason}; saved at step {state.step}")
+    with Saver(folder, config, world, state.step) as saver:
+        while state.step < total and not state.ended:
+            batch = _take(supply, config.accumulate, state.step)
+            rate = state.rates.set(state.optimizer, state.step)
+            _take_step(task, batch, state, parameters, clip, seed, world, window)
+            state.step += 1
+            last = state.step == total
+            stop, due, late = world.any_of(
+                [bool(stop_reason()), saver.due(state.step), saver.late()]
+            )
+            save = stop or due or late or last
+            full = len(window.bad) >= config.bad_steps
+            if save or full or state.step % config.log_every == 0:
+                metrics, bad_run = _read(window, state, bad_run, config.bad_steps, world)
+                if hooks.log is not None and world.is_first:
+                    hooks.log(StepLog(state.step, total, metrics | {"lr": rate}))
+                window = _Window(began=time.monotonic())
+            ends = [call(state) for every, call in hooks.every if state.step % every == 0]
+            state.ended = next(filter(None, ends), "")
+            if save or state.ended or saver.is_best(state):
+                saver.save(state, wait=stop or last or bool(state.ended), late=late)
+            if stop and not last and not state.ended:
+                reason = stop_reason() or "another rank was asked to stop"
+                raise StopRequested(f"{reason}; saved at step {saver.safe_step}")
+        saver.require(state.step)
     return state
 
 
@@ -242,28 +249,6 @@ def _give_up(bad_run: list[tuple[str, ...]], step: int, world: World) -> None:
         f"samples: {', '.join(dict.fromkeys(samples)) or 'unnamed'}. "
         "Look at these samples, lower the learning rate, or train in fp32"
     )
-
-
-class _Saver:
-    """Decides, together with the other ranks, when to save and when to stop."""
-
-    def __init__(self, folder: str | Path, config: LoopConfig, world: World) -> None:
-        self.folder, self.config, self.world = folder, config, world
-        self.saved_at = time.monotonic()
-
-    def decide(self, step: int, last: bool) -> tuple[bool, bool]:
-        """(stop, save): the same on every rank."""
-        old = time.monotonic() - self.saved_at >= self.config.save_seconds
-        stop, old = self.world.any_of([bool(stop_reason()), old])
-        return stop, stop or old or last or step % self.config.save_every == 0
-
-    def save(self, state: TrainState) -> None:
-        """Write the checkpoint on rank 0; the others wait, so that none ends before it is there."""
-        values = checkpoint.pack(state) if self.world.is_first or state.sharding else {}
-        if self.world.is_first:
-            checkpoint.write(values, self.folder, keep=self.config.keep)
-        self.world.barrier()
-        self.saved_at = time.monotonic()
 
 
 def _take(supply: Iterator[Any], count: int, step: int) -> list[Any]:

@@ -1,6 +1,5 @@
 """A checkpoint is there or it is not, and loading one executes nothing."""
 
-import json
 import os
 import pickle
 import signal
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint
+from pipeline import checkpoint, plain_files
+from pipeline.checkpoint_list import COPY, MANIFEST, listed
 from pipeline.errors import CheckpointError, StorageError
 from tests.pipeline import toy
 
@@ -58,14 +58,15 @@ def test_when_all_are_broken_nothing_starts_over_in_silence(tmp_path: Path) -> N
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint is intact"):
         checkpoint.latest_valid(tmp_path)
-    (tmp_path / checkpoint.MANIFEST).write_text("{")
+    for name in (MANIFEST, COPY):
+        (tmp_path / name).write_text("{")
     with pytest.raises(CheckpointError, match="manifest"):
         checkpoint.latest_valid(tmp_path)
 
 
 def test_a_digest_mismatch_names_both(tmp_path: Path) -> None:
     path = saved(tmp_path)[-1]
-    digest = json.loads((tmp_path / checkpoint.MANIFEST).read_text())["checkpoints"][-1]["sha256"]
+    digest = listed(tmp_path)[-1].files[path.name].sha256
     _, state = toy.fresh()
     checkpoint.load(state, path, digest)
     with pytest.raises(CheckpointError) as raised:
@@ -105,7 +106,7 @@ def test_a_disk_that_lies_or_is_full_leaves_the_old_ones(
     _, state = toy.fresh()
     state.step = 9
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "sha256", lambda path: "f" * 64)
+        patch.setattr(plain_files, "sha256", lambda path: "f" * 64)
         with pytest.raises(StorageError, match="reads back"):
             checkpoint.save(state, tmp_path)
 
@@ -140,7 +141,7 @@ def test_kill_during_save_leaves_a_loadable_one(tmp_path: Path) -> None:
     last = 0
     process = subprocess.Popen([sys.executable, "-c", SAVER, tmp_path], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-    while not (tmp_path / checkpoint.MANIFEST).exists():
+    while not listed(tmp_path):
         time.sleep(0.01)
     for moment in range(10):
         time.sleep(0.003 * moment)

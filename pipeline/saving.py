@@ -1,0 +1,247 @@
+"""Checkpoints written in the background: training waits only until its state is copied.
+
+At most one is being written at a time. What is not finite is never written. Where writing fails,
+training goes on with the previous checkpoint and tries again at the next one; `late` says when too
+much work would be lost. The first rank decides for all, at boundaries of steps; nothing is asked of
+the others in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from pipeline import checkpoint
+from pipeline.checkpoint import Entry, Keep, TrainState
+from pipeline.checkpoint_list import listed
+from pipeline.distributed import World
+from pipeline.errors import PipelineError, StageError
+from pipeline.settings import LoopConfig
+from pipeline.staging import HostCopy, all_finite
+from pipeline.storage import size_text
+
+HUNG_SECONDS = 900.0
+"""A checkpoint that takes longer than this to write, and longer than `unsaved_minutes`, is taken
+for one that never ends."""
+CLOSE_SECONDS = 10.0
+"""How long a failing run waits for the checkpoint that is being written."""
+logger = logging.getLogger(__name__)
+
+
+class Saver:
+    """Writes a run's checkpoints; all ranks have one and call it alike."""
+
+    def __init__(self, folder: str | Path, config: LoopConfig, world: World, step: int = 0) -> None:
+        """step: where training stands, which needs no saving."""
+        self.folder, self.config, self.world = Path(folder), config, world
+        self.keep = Keep(config.keep, config.keep_every, config.keep_best)
+        self.host, self.writing = HostCopy(), _Writing()
+        self.safe_step = step
+        """The step that a restart would continue from."""
+        self.safe_at = self.tried_at = time.monotonic()
+        self.problem = ""
+        """Why the last checkpoint could not be written; empty where it could."""
+        self.save_seconds = 0.0
+        """What the longest of the last saves took, from the copy until it was listed."""
+        self.stall_seconds = 0.0
+        """How long training waited for the last one."""
+        self.best = self._best_so_far() if config.keep_best else None
+
+    def due(self, step: int) -> bool:
+        """Whether this rank wants a checkpoint after `step`; it counts where any rank does.
+
+        By steps always; by age not while one is being written.
+        """
+        if step % self.config.save_every == 0:
+            return True
+        if self.config.keep_every and step % self.config.keep_every == 0:
+            return True
+        age = time.monotonic() - self.tried_at
+        return self.world.is_first and not self.writing.busy and age >= self.config.save_seconds
+
+    def late(self) -> bool:
+        """Whether this rank knows that more work would be lost than the settings allow; it counts
+        where any rank does."""
+        self._note()
+        now, allowed = time.monotonic(), 60 * self.config.unsaved_minutes
+        if self.writing.busy:
+            return now - self.tried_at > max(allowed, HUNG_SECONDS)
+        return bool(self.problem) and now - self.safe_at > allowed
+
+    def is_best(self, state: TrainState) -> bool:
+        """Whether validation just found these weights the best so far, and the best are kept."""
+        step, score = state.scored
+        return self.config.keep_best and step == state.step and score > (self.best or -float("inf"))
+
+    def save(self, state: TrainState, *, wait: bool = False, late: bool = False) -> None:
+        """Copy `state` and write it in the background, once the one before is written; every rank
+        calls it.
+
+        wait: until it is written, or has failed. late: the last attempt; raises StageError where it
+        fails, naming what is safe.
+        """
+        began = time.monotonic()
+        self.wait()
+        if self.is_best(state):
+            self.best = state.scored[1]
+        self.tried_at = began
+        write = self._prepared(state)
+        if write is not None:
+            self.writing.begin(state.step, write)
+        self.stall_seconds = time.monotonic() - began
+        if wait or late:
+            self.wait()
+        if late and self.safe_step != state.step:
+            raise StageError(self._loss(state.step))
+
+    def wait(self) -> None:
+        """Until nothing is being written; every rank calls it, and then knows the outcome. Raises
+        StageError for a checkpoint that never ends."""
+        while True:
+            self.writing.join(0.2)
+            busy, hung = self.world.any_of([self.writing.busy, self.writing.busy and self.late()])
+            if hung:
+                raise StageError(
+                    f"writing a checkpoint to {self.folder} has not ended for "
+                    f"{max(60 * self.config.unsaved_minutes, HUNG_SECONDS) / 60:.0f} minutes; look at "
+                    f"the storage. Step {self.safe_step} is safe, a restart continues there"
+                )
+            if not busy:
+                break
+        self._note()
+        told = (self.safe_step, self.problem, self.save_seconds)
+        self.safe_step, self.problem, self.save_seconds = self.world.share(told)
+
+    def require(self, step: int) -> None:
+        """Raise StageError unless `step` is saved; every rank calls it after `wait`."""
+        if self.safe_step != step:
+            raise StageError(self._loss(step))
+
+    def roll_back(self, state: TrainState, before: int) -> int | None:
+        """Put the newest intact checkpoint of a step before `before` into `state` on every rank;
+        returns its step, or None, having changed nothing, where there is none.
+
+        Those of later steps are given up with the next save.
+        """
+        self.wait()
+        if not checkpoint.resume(state, self.folder, self.world, before=before):
+            return None
+        self.safe_step, self.safe_at = state.step, time.monotonic()
+        return state.step
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.writing.join(CLOSE_SECONDS)
+        self._note()
+
+    def _prepared(self, state: TrainState) -> Callable[[], Entry] | None:
+        """What writes a copy of `state`; None off the rank that does, and for a state that is not
+        finite."""
+        if state.sharding is None and not self.world.is_first:
+            return None
+        live = checkpoint.pack(state)
+        if not self.world.is_first:
+            return None
+        if not all_finite(live):
+            self._failed(state.step, "its weights or moments are not finite", "")
+            return None
+        values = self.host.of(live)
+        score = state.scored[1] if state.scored[0] == state.step else None
+        return lambda: checkpoint.write(
+            values, self.folder, self.keep, score=score, world=self.world.size
+        )
+
+    def _note(self) -> None:
+        """Take in how the writing ended, if it did."""
+        outcome = self.writing.outcome()
+        if isinstance(outcome, Entry):
+            if self.problem:
+                logger.warning("checkpoints are written again: step %d is safe", outcome.step)
+            self.problem = ""
+            self.safe_step, self.safe_at = outcome.step, self.tried_at
+            self.save_seconds = max(0.5 * self.save_seconds, self.writing.ended_at - self.tried_at)
+        elif outcome is not None:
+            self._failed(self.writing.step, str(outcome), f" ({self._free()})")
+
+    def _failed(self, step: int, problem: str, more: str) -> None:
+        if not self.problem:
+            logger.warning(
+                "step %d was not saved: %s%s. Training goes on; step %d is safe in %s. It is tried "
+                "again at the next checkpoint, and training stops when %g minutes would be lost",
+                step, problem, more, self.safe_step, self.folder, self.config.unsaved_minutes,
+            )  # fmt: skip
+        self.problem = problem
+
+    def _loss(self, step: int) -> str:
+        return (
+            f"step {step} could not be saved: {self.problem}. {self._free()}. Step {self.safe_step} is "
+            f"safe in {self.folder}; mend the cause and start again, training continues from there"
+        )
+
+    def _free(self) -> str:
+        try:
+            return f"{size_text(shutil.disk_usage(self.folder).free)} are free in {self.folder}"
+        except OSError as error:
+            return f"{self.folder} cannot be looked at: {error.strerror}"
+
+    def _best_so_far(self) -> float | None:
+        found = None
+        if self.world.is_first:
+            scores = [entry.score for entry in listed(self.folder) if entry.score is not None]
+            found = max(scores, default=None)
+        found = self.world.share(found)
+        return None if found is None else float(found)
+
+
+class _Writing:
+    """The one checkpoint that is being written, and how that ended."""
+
+    def __init__(self) -> None:
+        self.step, self.ended_at = 0, 0.0
+        self._thread: threading.Thread | None = None
+        self._outcome: Entry | Exception | None = None
+
+    def begin(self, step: int, write: Callable[[], Entry]) -> None:
+        """Run `write` in the background. A process that ends does not wait for it."""
+
+        def work() -> None:
+            try:
+                self._outcome = write()
+            except Exception as error:
+                if not isinstance(error, PipelineError):
+                    logger.exception("writing a checkpoint failed")
+                self._outcome = error
+            self.ended_at = time.monotonic()
+
+        self.step = step
+        self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end, but no longer than that."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def outcome(self) -> Entry | Exception | None:
+        """What was written, or why not; None while that is open, and when it was told before."""
+        if self.busy:
+            return None
+        self._thread, found = None, self._outcome
+        self._outcome = None
+        return found
