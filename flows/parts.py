@@ -17,6 +17,7 @@ from pipeline.storage import require_writable, sha256
 
 if TYPE_CHECKING:
     from stages.contract import StageResult
+    from stages.settings import ModelChoice
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -55,8 +56,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     result = measure(
         arguments.checkpoint,
         arguments.out,
-        preset=arguments.preset,
-        image_size=arguments.image_size,
+        chosen_model(arguments),
         images=arguments.images,
         videos=arguments.videos,
     )
@@ -84,9 +84,8 @@ def _score_masks(arguments: argparse.Namespace) -> int:
 def measure(
     checkpoint: str,
     out: Path,
+    model: ModelChoice,
     *,
-    preset: str,
-    image_size: int | None,
     images: Path | None,
     videos: Path | None,
 ) -> StageResult:
@@ -99,17 +98,16 @@ def measure(
     from pipeline.tracking import fetch_checkpoint, prepare_store
     from stages.contract import CheckpointRef, StageSpec, read_result, write_spec
     from stages.job import run_stage
-    from stages.settings import Evaluation, ModelChoice
+    from stages.settings import Evaluation
 
     folder = require_writable(out, "output folder")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     weights = fetch_checkpoint(checkpoint, "", folder / "cache", uri)
-    size = image_size or (96 if preset == "micro" else 1024)
     spec = StageSpec(
         name="evaluate",
         kind="evaluate",
         settings={
-            "model": asdict(ModelChoice(preset=preset, image_size=size)),
+            "model": asdict(model),
             "seed": 0,
             "evaluation": asdict(Evaluation()),
             "images": _dataset(images, "images"),
@@ -129,6 +127,14 @@ def measure(
     if result is None:
         raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")
     return result
+
+
+def chosen_model(arguments: argparse.Namespace) -> ModelChoice:
+    """The network that --preset and --image-size name."""
+    from stages.settings import ModelChoice
+
+    size = arguments.image_size or (96 if arguments.preset == "micro" else 1024)
+    return ModelChoice(preset=arguments.preset, image_size=size)
 
 
 def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
