@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from benchmarks.measure import Row, compare, megabytes, saved_bytes, threads
 from model.losses import FOCAL_ALPHA, judge_masks
 from model.policy import LossConfig
-from stages.evaluation.jf import score_masks
+from stages.evaluation.masks import score_masks
 
 WEIGHTS = LossConfig()
 

@@ -1,13 +1,8 @@
 """J&F, the score of video object segmentation, as the SA-V and vos-benchmark evaluators compute it.
 
-J is the IoU of two masks. F asks how much of each contour lies within a few pixels of the other
-one: with the share of the predicted contour near the true one (precision) and the reverse (recall),
-F = 2PR / (P + R). Both are averaged over the frames of an object, then over the objects of the
-whole data set; J&F is the mean of the two means.
-
-Only numpy and OpenCV are needed. The numbers equal the reference evaluator's to 1e-9, at a fraction
-of its time: everything happens inside the box that holds both masks, where a contour's
-neighbourhood is small.
+J and F of two masks (see `masks`) are averaged over the frames of an object, then over the objects
+of the whole data set; J&F is the mean of the two means. Recall is the share of frames above 0.5,
+decay the loss from the first quarter of the frames to the last, both as DAVIS defines them.
 
 Letters: T frames, O objects, H and W pixels of the size the data set is annotated in (F depends on
 it).
@@ -17,18 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, hypot
-from typing import Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import cv2
 import numpy as np
 
 from pipeline.errors import DataError
+from stages.evaluation.masks import MaskScore, score_masks
 
-CONTOUR_REACH = 0.008
-"""How far apart two contours may be and still agree, as a share of the picture's diagonal."""
-
+GOOD_ENOUGH = 0.5
+"""Recall counts the frames above it."""
 Frame = TypeVar("Frame", int, str)
 FrameMasks = Mapping[int, np.ndarray]
 """bool [O, H, W] of each annotated frame, by the data set's frame number."""
@@ -86,6 +78,26 @@ class ObjectScore:
         return (self.j + self.f) / 2
 
     @property
+    def j_recall(self) -> float:
+        """Share of the frames with J above 0.5."""
+        return _recall(self.region)
+
+    @property
+    def f_recall(self) -> float:
+        """Share of the frames with F above 0.5."""
+        return _recall(self.contour)
+
+    @property
+    def j_decay(self) -> float:
+        """By how much J is lower on the last quarter of the frames than on the first."""
+        return _decay(self.region)
+
+    @property
+    def f_decay(self) -> float:
+        """The same of F."""
+        return _decay(self.contour)
+
+    @property
     def returned(self) -> np.ndarray:
         """bool [n]: frames that show the object after it had been out of sight."""
         seen = np.logical_or.accumulate(self.visible)
@@ -107,33 +119,63 @@ class ObjectScore:
         return 100 * float(np.mean(self.visible == self.claimed))
 
 
+class _Means:
+    """Means over the objects, of a video or of a data set: percentages, nan when none is scored."""
+
+    if (
+        TYPE_CHECKING
+    ):  # a field in one of those who inherit, and a dataclass takes this for its value
+
+        @property
+        def objects(self) -> tuple[ObjectScore, ...]:
+            """What the means are over."""
+
+    def mean(self, name: str) -> float:
+        """Mean of one property of ObjectScore, such as `j_decay`, over the objects that have it."""
+        values = [v for score in self.objects if (v := getattr(score, name)) is not None]
+        return float(np.mean(values)) if values else float("nan")
+
+    @property
+    def j(self) -> float:
+        """Mean J."""
+        return self.mean("j")
+
+    @property
+    def f(self) -> float:
+        """Mean F."""
+        return self.mean("f")
+
+    @property
+    def jf(self) -> float:
+        """The mean of the two means: the headline number."""
+        return (self.j + self.f) / 2
+
+    @property
+    def jf_returned(self) -> float | None:
+        """J&F after disappearances, over the objects that come back; none when no object does."""
+        value = self.mean("jf_returned")
+        return None if np.isnan(value) else value
+
+    @property
+    def presence(self) -> float:
+        """Mean agreement about whether the object is there."""
+        return self.mean("presence")
+
+
 @dataclass(frozen=True)
-class VideoScore:
+class VideoScore(_Means):
     """The objects of one video."""
 
     name: str
     objects: tuple[ObjectScore, ...]
     unscored: tuple[int | str, ...] = ()
     """Objects the truth shows on no evaluated frame; they have no score and enter no mean."""
-
-    @property
-    def j(self) -> float:
-        """Mean J over the objects; nan when none is scored."""
-        return _mean([score.j for score in self.objects])
-
-    @property
-    def f(self) -> float:
-        """Mean F over the objects; nan when none is scored."""
-        return _mean([score.f for score in self.objects])
-
-    @property
-    def jf(self) -> float:
-        """Mean J&F over the objects; nan when none is scored."""
-        return (self.j + self.f) / 2
+    size: tuple[int, int] = (0, 0)
+    """Height and width the masks were compared at; F depends on it."""
 
 
 @dataclass(frozen=True)
-class VideoScores:
+class VideoScores(_Means):
     """A whole data set. Every mean is over objects, not over videos."""
 
     videos: tuple[VideoScore, ...]
@@ -149,43 +191,13 @@ class VideoScores:
         return tuple(score for video in self.videos for score in video.objects)
 
     @property
-    def j(self) -> float:
-        """Mean J."""
-        return _mean([score.j for score in self.objects])
-
-    @property
-    def f(self) -> float:
-        """Mean F."""
-        return _mean([score.f for score in self.objects])
-
-    @property
-    def jf(self) -> float:
-        """The mean of the two means: the headline number."""
-        return (self.j + self.f) / 2
-
-    @property
-    def jf_returned(self) -> float | None:
-        """J&F after disappearances, over the objects that come back; none when no object does."""
-        values = [value for score in self.objects if (value := score.jf_returned) is not None]
-        return _mean(values) if values else None
-
-    @property
-    def presence(self) -> float:
-        """Mean agreement about whether the object is there."""
-        return _mean([score.presence for score in self.objects])
-
-
-class MaskScore(NamedTuple):
-    """One object on one frame."""
-
-    region: float
-    """J, 0 to 1."""
-    contour: float
-    """F, 0 to 1."""
-    visible: bool
-    """The truth shows the object."""
-    claimed: bool
-    """The prediction shows it."""
+    def sizes(self) -> str:
+        """Width and height of the scored masks: `854x480`, or the smallest and the largest."""
+        found = sorted(
+            {v.size for v in self.videos if v.objects}, key=lambda size: size[0] * size[1]
+        )
+        ends = dict.fromkeys((found[0], found[-1])) if found else {}
+        return " to ".join(f"{width}x{height}" for height, width in ends)
 
 
 class VideoScorer:
@@ -195,6 +207,7 @@ class VideoScorer:
         self.name = name
         self.object_ids = list(object_ids)
         self.protocol = protocol
+        self._size = (0, 0)
         self._frames: list[int | str] = []
         self._rows: list[list[MaskScore]] = [[] for _ in self.object_ids]
 
@@ -203,17 +216,28 @@ class VideoScorer:
         self.object_ids.append(object_id)
         self._rows.append([MaskScore(1.0, 1.0, False, False)] * len(self._frames))
 
-    def add(self, frame: int | str, truth: np.ndarray, prediction: np.ndarray) -> None:
+    def add(
+        self,
+        frame: int | str,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Score the masks of one evaluated frame, bool [O, H, W] each. Raises DataError when they
-        do not fit."""
+        do not fit.
+
+        size: of the whole frame, where the masks are what `crop_to_both` left of it.
+        """
         if truth.shape != prediction.shape or len(truth) != len(self.object_ids):
             raise DataError(
                 f"{self.name}, frame {frame}: the prediction has shape {prediction.shape}, "
                 f"the truth {truth.shape}; expected {len(self.object_ids)} objects, same size"
             )
+        size = size or (truth.shape[1], truth.shape[2])
+        self._size = max(self._size, size)
         self._frames.append(frame)
         for row, true_mask, guess in zip(self._rows, truth, prediction, strict=True):
-            row.append(score_masks(true_mask, guess))
+            row.append(score_masks(true_mask, guess, size))
 
     def result(self) -> VideoScore:
         """The score of all frames added so far."""
@@ -225,7 +249,7 @@ class VideoScorer:
                 unscored.append(object_id)
             else:
                 scores.append(score)
-        return VideoScore(self.name, tuple(scores), tuple(unscored))
+        return VideoScore(self.name, tuple(scores), tuple(unscored), self._size)
 
     def _object(self, object_id: int | str, rows: Sequence[MaskScore]) -> ObjectScore | None:
         """The frames that count, or None when the truth never shows the object."""
@@ -271,77 +295,19 @@ def score_video(
     return scorer.result()
 
 
-def score_masks(truth: np.ndarray, prediction: np.ndarray) -> MaskScore:
-    """Score one object on one frame.
-
-    truth, prediction: bool [H, W]. Two empty masks agree perfectly. A mask that fills the frame has
-    no contour.
-    """
-    height, width = truth.shape
-    truth, prediction = _crop_to_both(truth, prediction)
-    in_truth, in_prediction = np.count_nonzero(truth), np.count_nonzero(prediction)
-    common = np.count_nonzero(truth & prediction)
-    union = in_truth + in_prediction - common
-    region = common / union if union else 1.0
-    reach = ceil(CONTOUR_REACH * hypot(height, width))
-    contour = _contour_score(truth, prediction, reach)
-    return MaskScore(region, contour, bool(in_truth), bool(in_prediction))
-
-
-def _contour_score(truth: np.ndarray, prediction: np.ndarray, reach: int) -> float:
-    """F of two cropped masks, uint8 [h, w] of 0 and 1."""
-    true_contour, contour = _contour(truth), _contour(prediction)
-    in_truth, in_prediction = np.count_nonzero(true_contour), np.count_nonzero(contour)
-    if not in_truth or not in_prediction:
-        return float(in_truth == in_prediction)
-    precision = np.count_nonzero(contour & cv2.dilate(true_contour, _disk(reach))) / in_prediction
-    recall = np.count_nonzero(true_contour & cv2.dilate(contour, _disk(reach))) / in_truth
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _contour(mask: np.ndarray) -> np.ndarray:
-    """Pixels that differ from the one to the right, below, or diagonally below; beyond the edge the
-    mask goes on."""
-    padded = cv2.copyMakeBorder(mask, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
-    here = padded[:-1, :-1]
-    return (here ^ padded[:-1, 1:]) | (here ^ padded[1:, :-1]) | (here ^ padded[1:, 1:])
-
-
-def _crop_to_both(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks as uint8, cut to the box around their union with one empty pixel on each side.
-
-    That pixel holds the contour, which lies half a pixel up and left, and keeps the far side from
-    being mistaken for the edge of the picture. Contours outside the box do not exist, so nothing
-    beyond it can be near one.
-    """
-    truth, prediction = _bytes(truth), _bytes(prediction)
-    boxes = [box for box in (cv2.boundingRect(truth), cv2.boundingRect(prediction)) if box[2]]
-    if not boxes:
-        return truth[:1, :1], prediction[:1, :1]
-    top = max(min(y for _, y, _, _ in boxes) - 1, 0)
-    left = max(min(x for x, _, _, _ in boxes) - 1, 0)
-    bottom = max(y + h for _, y, _, h in boxes) + 1
-    right = max(x + w for x, _, w, _ in boxes) + 1
-    return truth[top:bottom, left:right], prediction[top:bottom, left:right]
-
-
-def _bytes(mask: np.ndarray) -> np.ndarray:
-    """A bool mask as uint8 0 and 1, without a copy where its layout allows."""
-    return np.ascontiguousarray(mask, dtype=bool).view(np.uint8)
-
-
-@lru_cache(maxsize=32)
-def _disk(radius: int) -> np.ndarray:
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * radius).astype(np.uint8)
-
-
 def _by_frame(masks: FrameMasks | np.ndarray) -> FrameMasks:
     return dict(enumerate(masks)) if isinstance(masks, np.ndarray) else masks
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+def _recall(values: np.ndarray) -> float:
+    return 100 * float(np.mean(values > GOOD_ENOUGH))
+
+
+def _decay(values: np.ndarray) -> float:
+    """The quarters share the frame at their seam, as DAVIS's do."""
+    seams = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+    first, last = values[: seams[1] + 1], values[seams[3] : seams[4] + 1]
+    return 100 * float(np.mean(first) - np.mean(last))
 
 
 def listing(items: Sequence[object], limit: int = 8) -> str:

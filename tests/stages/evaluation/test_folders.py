@@ -10,8 +10,9 @@ from PIL import Image
 from vos_benchmark.benchmark import benchmark
 
 from pipeline.errors import DataError
-from stages.evaluation.folders import results_csv, score_folders
+from stages.evaluation.folders import score_folders
 from stages.evaluation.jf import Protocol
+from stages.evaluation.score_files import results_csv
 from tests.stages.evaluation.conftest import write_labels, write_masks
 
 SAV_GOOD = {

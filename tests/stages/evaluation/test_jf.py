@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from vos_benchmark.evaluator import Evaluator
 
 from pipeline.errors import DataError
-from stages.evaluation.jf import Protocol, VideoScores, score_masks, score_video
+from stages.evaluation.jf import Protocol, VideoScores, score_video
+from stages.evaluation.masks import score_masks
 
 
 def reference(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
@@ -139,7 +140,7 @@ def test_sparse_annotation_and_unseen_objects():
 
 
 def test_scoring_and_reporting_need_no_torch():
-    modules = "jf folders summary report overlays media"
+    modules = "masks jf folders summary report overlays media"
     lines = [f"import stages.evaluation.{name}" for name in modules.split()]
     code = "; ".join([*lines, "import sys", "sys.exit('torch' in sys.modules)"])
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
