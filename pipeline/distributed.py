@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.errors import StageError
+from pipeline.heartbeat import pulse
 
 BUCKET_ELEMENTS = 8 << 20
 """Gradients reduced in one call: 32 MB of fp32, large enough that latency does not count."""
@@ -48,7 +49,8 @@ class World:
         if self.size == 1:
             return list(flags)
         bits = torch.tensor(flags, dtype=torch.uint8)
-        dist.all_reduce(bits, op=dist.ReduceOp.MAX, group=self.control)
+        with pulse.collective("agreement"):
+            dist.all_reduce(bits, op=dist.ReduceOp.MAX, group=self.control)
         return [bool(bit) for bit in bits.tolist()]
 
     def sum(self, value: float) -> float:
@@ -56,7 +58,8 @@ class World:
         if self.size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, group=self.control)
+        with pulse.collective("sum"):
+            dist.all_reduce(total, group=self.control)
         return float(total)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -72,7 +75,8 @@ class World:
         """Every rank's value, in the order of ranks; small and picklable."""
         gathered: list[Any] = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(gathered, value, group=self.control)
+            with pulse.collective("gather"):
+                dist.all_gather_object(gathered, value, group=self.control)
         return gathered
 
     def share(self, value: Any) -> Any:
@@ -80,7 +84,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
+        with pulse.collective("share"):
+            dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def barrier(self) -> None:
@@ -122,9 +127,10 @@ def broadcast_parameters(world: World, model: nn.Module, leave: Collection[str] 
     """Give every rank the parameters and buffers of rank 0, those named in `leave` excepted."""
     if world.size == 1:
         return
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name not in leave:
-            dist.broadcast(tensor.detach(), src=0)
+    with pulse.collective("broadcast of the weights"):
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name not in leave:
+                dist.broadcast(tensor.detach(), src=0)
 
 
 def average_gradients(world: World, parameters: Sequence[nn.Parameter], bad: Tensor) -> Tensor:
@@ -146,7 +152,8 @@ def average_gradients(world: World, parameters: Sequence[nn.Parameter], bad: Ten
             gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        dist.all_reduce(flat)
+        with pulse.collective("sum of the gradients"):
+            dist.all_reduce(flat)
         pieces = flat.div_(world.size).split([gradient.numel() for gradient in bucket])
         shaped = [piece.view_as(item) for piece, item in zip(pieces, bucket, strict=True)]
         torch._foreach_copy_(bucket, shaped)

@@ -1,0 +1,186 @@
+"""What a rank is at: step, phase, sample and collective, for whoever looks from outside.
+
+The work says `phase("forward", step)` as it goes along; that costs a microsecond. The watcher of
+the job (`pipeline.job`) writes it to `heartbeat` (rank 0) and `heartbeat-N` in the stage's folder
+every few seconds and compares it with what phases took before: `Pulse.limit` says when one is
+overdue. A collective is numbered, so that of several ranks that wait the one that is missing can be
+named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pipeline.storage import atomic_file, read_json
+
+HEARTBEAT_FILE = "heartbeat"
+SLOWER = 10.0
+"""A phase may take so many times the longest one before."""
+SETTLED = 2
+"""So many times a phase has to have ended before its times count; the first ones compile, connect
+and fill buffers."""
+COMPILERS = (f"{os.sep}_dynamo{os.sep}", f"{os.sep}_inductor{os.sep}", f"{os.sep}triton{os.sep}")
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A rank at one moment."""
+
+    rank: int = 0
+    step: int = 0
+    """Steps done."""
+    phase: str = "start"
+    """`start`, `data`, `forward`, `backward`, `reduce`, `optimiser`, `read`, `save`, `validation`,
+    or what a stage calls it."""
+    seconds: float = 0.0
+    """In this phase so far."""
+    detail: str = ""
+    """Which sample, video or picture."""
+    collective: str = ""
+    """What this rank waits for the others in; empty outside."""
+    number: int = 0
+    """Collectives begun; the same on all ranks that do the same."""
+    needs: float = 0.0
+    """Seconds to stop cleanly from here, measured; 0 where nothing was."""
+    limit: float = 0.0
+    """Seconds this phase may take; 0 any."""
+    time: float = 0.0
+    """When this was written, seconds since 1970."""
+    pid: int = 0
+    host: str = ""
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the phase takes longer than it may."""
+        return self.limit > 0 and self.seconds > self.limit
+
+    @property
+    def text(self) -> str:
+        """`step 12, forward for 47 s (davis/cows)`."""
+        inside = f", {self.collective} (collective {self.number})" if self.collective else ""
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"step {self.step}, {self.phase}{inside} for {self.seconds:.0f} s{detail}"
+
+
+class Pulse:
+    """What this process is at, and how long its phases take."""
+
+    def __init__(self) -> None:
+        self.hang_seconds = self.start_seconds = math.inf
+        self.needs = 0.0
+        self._beat, self._since = Beat(), time.monotonic()
+        self._longest: dict[str, float] = {}
+        self._ended: dict[str, int] = {}
+        self._details: dict[str, Callable[[], str]] = {}
+
+    def watch(self, hang_seconds: float, start_seconds: float) -> None:
+        """From now on the work says what it is at; a phase that takes longer than this hangs."""
+        self.hang_seconds, self.start_seconds = hang_seconds, start_seconds
+
+    def rest(self, step: int | None = None) -> None:
+        """What follows may take any time."""
+        self.phase("other work", step)
+        self.hang_seconds = self.start_seconds = math.inf
+
+    def phase(self, name: str, step: int | None = None, detail: str = "") -> None:
+        """A phase begins, and with it ends the one before."""
+        now, before = time.monotonic(), self._beat
+        count = self._ended[before.phase] = self._ended.get(before.phase, 0) + 1
+        if count > SETTLED:
+            took = now - self._since
+            self._longest[before.phase] = max(took, self._longest.get(before.phase, 0.0))
+        step = before.step if step is None else step
+        self._since = now
+        self._beat = replace(before, step=step, phase=name, detail=detail, collective="")
+
+    @contextmanager
+    def collective(self, name: str) -> Iterator[None]:
+        """Around what all ranks have to come to. Only those of the main thread are numbered: they
+        come in the same order everywhere."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._beat = replace(self._beat, collective=name, number=self._beat.number + 1)
+        yield  # after an error the rank still counts as one that came
+        self._beat = replace(self._beat, collective="")
+
+    def explain(self, phase: str, detail: Callable[[], str]) -> None:
+        """Ask `detail` what exactly the process is at while it is in `phase`."""
+        self._details[phase] = detail
+
+    def forgive(self, seconds: float) -> None:
+        """The process did not run for so long (suspended); that is nobody's fault."""
+        self._since += seconds
+
+    def now(self, rank: int) -> Beat:
+        """The moment, for a file."""
+        beat, seconds, limit = self._beat, time.monotonic() - self._since, self.limit()
+        detail = beat.detail
+        if not detail and beat.phase in self._details:
+            detail = self._details[beat.phase]()
+        return replace(
+            beat, rank=rank, seconds=round(seconds, 1), detail=detail, needs=round(self.needs, 1),
+            limit=round(limit, 1) if limit < math.inf else 0.0, time=time.time(), pid=os.getpid(),
+            host=socket.gethostname(),
+        )  # fmt: skip
+
+    def limit(self) -> float:
+        """Seconds the present phase may take: `hang_seconds`, more where it took long before, and
+        `start_seconds` the first times and while torch compiles."""
+        phase = self._beat.phase
+        if self._ended.get(phase, 0) < SETTLED or _compiling():
+            return max(self.start_seconds, self.hang_seconds)
+        return max(self.hang_seconds, SLOWER * self._longest.get(phase, 0.0))
+
+
+pulse = Pulse()
+"""That of this process."""
+
+
+def reset_pulse() -> None:
+    """Begin anew, in a process that runs another job."""
+    pulse.__init__()  # type: ignore[misc]
+
+
+def beat_path(folder: str | Path, rank: int) -> Path:
+    """Where rank `rank` writes; rank 0's is the stage's."""
+    return Path(folder) / (f"{HEARTBEAT_FILE}-{rank}" if rank else HEARTBEAT_FILE)
+
+
+def write_beat(folder: str | Path, beat: Beat) -> None:
+    """Put `beat` where others find it; whole, but not synced: it is old in a few seconds. A disk
+    that does not take it is no reason to end."""
+    try:
+        with atomic_file(beat_path(folder, beat.rank), "w", sync=False) as file:
+            json.dump(asdict(beat), file)
+    except OSError:
+        return
+
+
+def read_beat(folder: str | Path, rank: int = 0) -> Beat | None:
+    """The last word of a rank, or None before its first."""
+    values = read_json(beat_path(folder, rank))
+    try:
+        return Beat(**values) if values else None
+    except TypeError:  # written by another version
+        return None
+
+
+def _compiling() -> bool:
+    """Whether the main thread is inside torch's compiler."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if any(part in frame.f_code.co_filename for part in COMPILERS):
+            return True
+        frame = frame.f_back
+    return False

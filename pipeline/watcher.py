@@ -1,0 +1,170 @@
+"""A thread beside the work of every rank: it notices that the job should end, and sees to it that
+it does.
+
+It sets the stop flag when there is a stop file, when the job's controller or the process that
+launched it has died. It writes the heartbeat. And it ends the rank, with the stacks of all its
+threads in `stacks-N.txt`, when the work hangs (`pipeline.hang`), when another rank has failed and
+this one does not notice, or when a stop takes too long.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+
+from pipeline.errors import StageError
+from pipeline.failure import note_failure, noted_failures
+from pipeline.hang import find_hang
+from pipeline.heartbeat import Beat, beat_path, pulse, read_beat, write_beat
+from pipeline.stop import request_stop, stop_reason
+from pipeline.storage import read_json, write_json
+
+STOP_FILE, LEASE_FILE = "stop", "lease.json"
+LOOK_SECONDS, LEASE_SECONDS, HEARTBEAT_SECONDS, GRACE_SECONDS = 0.3, 2.0, 5.0, 30.0
+PEER_SECONDS = 10.0
+"""How long a rank may go on after another one has failed, to fail by itself and say of what."""
+STACKS_SECONDS = 5.0
+"""How long the ranks of a job that hangs wait until all have left their stacks."""
+
+
+class Watcher(threading.Thread):
+    """Looks several times a second whether this task should end."""
+
+    def __init__(
+        self, folder: Path, logs: Path, rank: int, size: int, *, local: bool, leased: bool
+    ) -> None:
+        """folder: the stage's. logs: the attempt's. local: the job is a session of processes on
+        this machine. leased: end with the process that launched it."""
+        super().__init__(name="watcher", daemon=True)
+        self.folder, self.logs, self.rank, self.size = folder, logs, rank, size
+        self.local, self.leased = local, leased
+        self.parent, self.ended, self.began = os.getppid(), threading.Event(), time.time()
+        self.next_lease = self.next_beat = 0.0
+        self.end_at = self.peer_end_at = float("inf")
+        beat_path(folder, rank).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """The work is done; stop looking."""
+        self.ended.set()
+        faulthandler.cancel_dump_traceback_later()
+
+    def run(self) -> None:
+        """Look until the work is done."""
+        write_json(self.folder / f"task-{self.rank}.json", process_identity(os.getpid()))
+        with open(self.stacks, "w", encoding="utf-8") as stacks:
+            looked = time.monotonic()
+            while not self.ended.wait(LOOK_SECONDS):
+                now = time.monotonic()
+                if now - looked > HEARTBEAT_SECONDS:  # suspended, or the machine is swapping
+                    pulse.forgive(now - looked)
+                looked = now
+                self._look_for_stop(now)
+                if now >= self.next_beat:
+                    self.next_beat = now + HEARTBEAT_SECONDS
+                    write_beat(self.folder, pulse.now(self.rank))
+                    self._guard(stacks)
+                    self._look_at_peers(now)
+                self._look_for_hang()
+                if now > self.peer_end_at:
+                    self._end()
+        if not self.stacks.stat().st_size:
+            self.stacks.unlink()
+
+    def _guard(self, stacks: TextIO) -> None:
+        """For the case that something keeps Python from running, this thread included."""
+        seconds = pulse.limit() + 2 * HEARTBEAT_SECONDS
+        if seconds < float("inf"):
+            faulthandler.dump_traceback_later(seconds, exit=True, file=stacks)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+
+    @property
+    def stacks(self) -> Path:
+        """Where the stacks of this rank go."""
+        return self.logs / f"stacks-{self.rank}.txt"
+
+    def _look_for_stop(self, now: float) -> None:
+        reason = "asked to stop" if (self.folder / STOP_FILE).exists() else ""
+        if self.local and os.getppid() != self.parent:
+            reason = "the job's controller is gone"
+        if self.leased and now >= self.next_lease:
+            self.next_lease = now + LEASE_SECONDS
+            reason = reason or self._lease_trouble()
+        if reason:
+            request_stop(reason)
+        if stop_reason():
+            self.end_at = min(self.end_at, now + max(GRACE_SECONDS, pulse.needs))
+        if now > self.end_at and self.local:
+            self._end()
+
+    def _look_at_peers(self, now: float) -> None:
+        """Give this rank some seconds when another one has failed."""
+        if self.size == 1:
+            return
+        for rank, failure in noted_failures(self.logs, since=self.began):
+            if rank != self.rank and not failure.stopped:
+                self.peer_end_at = min(self.peer_end_at, now + PEER_SECONDS)
+
+    def _look_for_hang(self) -> None:
+        own = pulse.now(self.rank)
+        if not own.overdue:
+            return
+        hang = find_hang(own, self._beats(), self.size)
+        if hang is None:
+            return
+        write_beat(self.folder, own)
+        error = StageError(f"{hang.message}; stacks of all ranks: {self.logs}/stacks-*.txt")
+        note_failure(self.logs, hang.rank, error, noted_by=self.rank)
+        self._end()
+
+    def _beats(self) -> dict[int, Beat]:
+        """The other ranks' last words, as far as they are of this life."""
+        found = {rank: read_beat(self.folder, rank) for rank in range(self.size)}
+        return {
+            rank: beat
+            for rank, beat in found.items()
+            if rank != self.rank and beat is not None and beat.time >= self.began
+        }
+
+    def _end(self) -> None:
+        """Leave the stacks, let the other ranks leave theirs, and end everything."""
+        faulthandler.cancel_dump_traceback_later()
+        with open(self.stacks, "w", encoding="utf-8") as file:
+            file.write(f"rank {self.rank}: {pulse.now(self.rank).text}\n\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+        until = time.monotonic() + STACKS_SECONDS
+        while time.monotonic() < until:
+            written = [path for path in self.logs.glob("stacks-*.txt") if path.stat().st_size]
+            if len(written) >= self.size:
+                break
+            time.sleep(0.1)
+        if self.local:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    def _lease_trouble(self) -> str:
+        lease = read_json(self.folder / LEASE_FILE)
+        return "" if lease is None or is_alive(lease) else "the process that launched it is gone"
+
+
+def process_identity(pid: int) -> dict[str, float]:
+    """What tells a process from a later one of the same number: {pid, start}."""
+    return {"pid": pid, "start": psutil.Process(pid).create_time()}
+
+
+def is_alive(identity: dict[str, Any]) -> bool:
+    """Whether that very process still runs; a zombie does not."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = abs(process.create_time() - float(identity["start"])) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, ValueError):
+        return False
