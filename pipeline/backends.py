@@ -7,6 +7,7 @@ Nothing here depends on having started the job: a `Handle` read from disk is eno
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 import time
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.errors import StageError
 from pipeline.job import Failure, Job
+from pipeline.private import require_private
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
 
@@ -26,6 +29,11 @@ SECONDARY = (
     "timed out",
 )
 """What a rank says that has lost another one."""
+
+
+class NoAnswerError(StageError):
+    """The scheduler gave no clear answer: it may have taken the job, or be able to a little
+    later."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class Handle:
     start: float = 0.0
     """When that process began."""
     submitted: float = 0.0
+    name: str = ""
+    """Of the job, in the queue and in its environment."""
+    attempt: int = 0
+    boot: str = ""
+    """The boot of the host in which a local job runs."""
 
 
 class Backend(Protocol):
@@ -78,7 +91,15 @@ class Backend(Protocol):
     time."""
 
     def submit(self, job: Job, name: str) -> str:
-        """Start the job; its id."""
+        """Start the job; its id. Raises NoAnswerError when nobody knows whether it was taken,
+        ConfigError when it was refused."""
+
+    def find(self, name: str, since: float) -> str | None:
+        """The id of the job `name` submitted at `since` (seconds since 1970) or later, or None.
+        Raises StageError when that cannot be told."""
+
+    def adopt(self, handle: Handle) -> None:
+        """Finish what a submitter who was killed did not."""
 
     def alive(self, handle: Handle) -> bool:
         """Whether the job waits or runs."""
@@ -111,8 +132,22 @@ class Attempt:
 
     job_class: Any
 
+    def adopt(self, handle: Handle) -> None:
+        """Give pickles the names under which the tasks look for them: the last step of a
+        submission. The parts of an array each know what they are, so their order is free."""
+        paths = self._job(handle).task(0).paths
+        pickles = [
+            path
+            for path in Path(handle.logs).glob("*.pkl")
+            if re.fullmatch(r"[0-9a-f]{32}", path.stem)
+        ]
+        for number, pickle in enumerate(sorted(pickles, key=lambda path: path.stat().st_mtime_ns)):
+            job_id = handle.job_id if len(pickles) == 1 else f"{handle.job_id}_{number}"
+            pickle.rename(paths.folder / f"{job_id}_submitted.pkl")
+
     def result(self, handle: Handle) -> Any:
         """What rank 0 returned."""
+        require_private(handle.logs)
         return self._job(handle).task(0).result()
 
     def failures(self, handle: Handle) -> list[Failure]:
@@ -134,6 +169,7 @@ class Attempt:
         return [rank for rank, note in notes.items() if note and not note.get("stopped")]
 
     def _succeeded(self, handle: Handle, rank: int) -> bool:
+        require_private(handle.logs)
         task = self._job(handle).task(rank)
         return task.paths.result_pickle.exists() and task.exception() is None
 

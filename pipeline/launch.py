@@ -1,42 +1,51 @@
 """Start a stage where it belongs (this process, local processes, SLURM), wait for it, and never
 leave it behind.
 
-The job's identity goes to `handle.json`; launching a stage whose job is still alive attaches to
-that job instead of submitting a second one. When the launching process is interrupted, the job is
-asked to save and end, then killed with all it started. What went wrong is told by the rank that
-failed first, not by those that lost the connection to it.
+What is written down around a submission (`pipeline.intent`) lets the next launch attach to a job
+that is still alive instead of submitting a second one. When the launching process is interrupted,
+the job is asked to save and end, then killed with all it started. A job that ended because it could
+not stay (`ended.json` says requeue) is started again for as long as it gets on. What went wrong is
+told by the rank that failed first, not by those that lost the connection to it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeline.backends import Backend, Handle, is_secondary
+from pipeline.claim import claim
 from pipeline.errors import StageError
-from pipeline.job import LEASE_FILE, STOP_FILE, Failure, Job, process_identity
-from pipeline.local import LocalBackend
+from pipeline.intent import read_handle
+from pipeline.job import HEARTBEAT_FILE, LEASE_FILE, STOP_FILE, Failure
+from pipeline.owner import Owner
+from pipeline.private import make_private
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
-from pipeline.slurm import SlurmArrayBackend, SlurmBackend
 from pipeline.stop import StopRequested, reset_stop, signals_request_stop, stop_signal
 from pipeline.storage import read_json, write_json
+from pipeline.submission import backend_for, recorded_job, submit
 
-__all__ = ["LaunchConfig", "launch", "stop_stage"]
+__all__ = ["LaunchConfig", "launch", "read_handle", "running_job", "stop_stage"]
 
 A = TypeVar("A")
 R = TypeVar("R")
-HANDLE_FILE = "handle.json"
+ENDED_FILE = "ended.json"
 LOST_RANK_SECONDS = 10.0
 """How long the other ranks may go on after one has failed."""
+LEASE_SECONDS = 10.0
+"""How often the launching process says that it is still there."""
+BEAT_SECONDS = 20.0
+"""A job the scheduler has forgotten is dead when its heartbeat rests for so long."""
+LIVES = 3
+"""Lives in a row without a step of progress after which a job is not started again."""
 logger = logging.getLogger(__name__)
 
 
@@ -59,118 +68,125 @@ def launch(
     array (`pipeline.array`). Raises StageError with the cause and the log file when the job fails,
     StopRequested when somebody else stopped it.
     """
-    folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.launcher == "inline":
-        return _run_inline(function, argument)
-    backend = backend_for(config, array=array)
-    write_json(folder / LEASE_FILE, process_identity(os.getpid()))
-    while True:
+    folder = make_private(Path(folder).resolve())
+    with claim(folder, key=key, on_wait=lambda _: _tell(on_poll, folder)):
         handle = _live_handle(folder, key, config)
-        attached = handle is not None
-        if handle is None:
-            handle = _submit(backend, function, argument, folder, name, key)
-        else:
-            backend = backend_for(config, handle)
-            logger.info("%s: attached to the running job %s", name, handle.job_id)
-        lost = _watch(backend, handle, folder, config, on_poll)
-        failures = [
-            failure
-            for failure in backend.failures(handle)
-            if not lost or failure.rank in lost  # the others were ended because of these
-        ]
-        if not failures:
-            return backend.result(handle)
-        if attached and any(failure.stopped for failure in failures):
-            continue  # it was already stopping when we came
-        raise _explain(failures, handle, name)
+        if config.launcher == "inline" and handle is None:
+            return _run_inline(function, argument)
+        write_json(folder / LEASE_FILE, asdict(Owner.me()))
+        lives = _Lives(folder)
+        while True:
+            attached = handle is not None
+            if handle is None:
+                backend = backend_for(config, array=array)
+                handle = submit(backend, function, argument, folder, name, key)
+            else:
+                backend = backend_for(config, handle)
+                logger.info("%s: attached to the running job %s", name, handle.job_id)
+            lost = _watch(backend, handle, folder, config, on_poll)
+            if not lost and _wants_another_life(folder, handle):
+                lives.count(name)
+                handle = None
+                continue
+            failures = [
+                failure
+                for failure in backend.failures(handle)
+                if not lost or failure.rank in lost  # the others were ended because of these
+            ]
+            if not failures:
+                return backend.result(handle)
+            if not attached or not any(failure.stopped for failure in failures):
+                raise _explain(failures, handle, name)
+            handle = None  # it was already stopping when we came
+
+
+def running_job(folder: str | Path, config: LaunchConfig) -> Handle | None:
+    """The job of the stage in `folder` that is alive now, whoever submitted it."""
+    handle = recorded_job(Path(folder).resolve(), config)
+    if handle is None or not _alive(backend_for(config, handle), handle):
+        return None
+    return handle
 
 
 def stop_stage(folder: str | Path, config: LaunchConfig) -> bool:
     """End the live job of the stage in `folder`, if there is one: ask, wait, kill. Whether there
     was one."""
-    folder = Path(folder).resolve()
-    handle = read_handle(folder)
+    handle = running_job(folder, config)
     if handle is None:
         return False
-    backend = backend_for(config, handle)
-    if not backend.alive(handle):
-        return False
-    _end(backend, handle, folder, config.stop_seconds)
+    _end(backend_for(config, handle), handle, Path(handle.folder), config.stop_seconds)
     return True
-
-
-def read_handle(folder: str | Path) -> Handle | None:
-    """The job last submitted for the stage in `folder`."""
-    values = read_json(Path(folder) / HANDLE_FILE)
-    try:
-        return Handle(**values) if values else None
-    except TypeError:
-        return None
-
-
-def backend_for(
-    config: LaunchConfig, handle: Handle | None = None, *, array: bool = False
-) -> Backend:
-    """The backend of `handle`, or the one the configuration asks for."""
-    launcher = handle.launcher if handle is not None else config.launcher
-    if launcher == SlurmArrayBackend.launcher or (launcher == "slurm" and array):
-        return SlurmArrayBackend(config)
-    return SlurmBackend(config) if launcher == "slurm" else LocalBackend(config)
 
 
 def _live_handle(folder: Path, key: str, config: LaunchConfig) -> Handle | None:
     """The running job of this stage; one that works on something else is ended."""
-    handle = read_handle(folder)
-    if handle is None or not backend_for(config, handle).alive(handle):
-        return None
-    if handle.key == key:
+    handle = running_job(folder, config)
+    if handle is None or handle.key == key:
         return handle
     logger.warning(
         "job %s works on an earlier configuration of this stage: ending it", handle.job_id
     )
-    stop_stage(folder, config)
+    _end(backend_for(config, handle), handle, folder, config.stop_seconds)
     return None
 
 
-def _submit(
-    backend: Backend,
-    function: Callable[[Any], Any],
-    argument: Any,
-    folder: Path,
-    name: str,
-    key: str,
-) -> Handle:
-    for leftover in [folder / STOP_FILE, *folder.glob("task-*.json")]:
-        leftover.unlink(missing_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    logs = (
-        folder / "logs" / f"{stamp}-{secrets.token_hex(3)}"
-    )  # job ids are process ids, and those come again
-    logs.mkdir(parents=True)
-    config = backend.config
-    job = Job(function, argument, str(folder), str(logs), leased=config.orphan == "stop")
-    job_id = backend.submit(job, name)
-    local = backend.launcher == "local"
-    identity = process_identity(int(job_id)) if local else {"pid": 0, "start": 0.0}
-    handle = Handle(
-        launcher=backend.launcher,
-        job_id=job_id,
-        folder=str(folder),
-        logs=str(logs),
-        key=key,
-        tasks=config.nodes * config.tasks_per_node,
-        host=socket.gethostname(),
-        pid=int(identity["pid"]),
-        start=identity["start"],
-        submitted=time.time(),
-    )
+class _Lives:
+    """How often a job was started again without having got further."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.step, self.idle = folder, -1, 0
+
+    def count(self, name: str) -> None:
+        """One life is over. Raises StageError when the last ones led nowhere."""
+        progress = read_progress(self.folder)
+        step = progress.step if progress is not None else 0
+        self.idle = 0 if step > self.step else self.idle + 1
+        self.step = max(step, self.step)
+        reason = (read_json(self.folder / ENDED_FILE) or {}).get("reason", "")
+        if self.idle >= LIVES:
+            raise StageError(
+                f"{name} asked {LIVES} times in a row to be started again and did not get beyond "
+                f"step {self.step} ({reason}); its logs are in {self.folder / 'logs'}"
+            )
+        logger.warning("%s wants to be started again at step %d (%s)", name, step, reason)
+
+
+def _wants_another_life(folder: Path, handle: Handle) -> bool:
+    """Whether the job that has ended said that it could not stay and wants to go on."""
+    ended = read_json(folder / ENDED_FILE) or {}
+    return ended.get("kind") == "requeue" and ended.get("logs") == handle.logs
+
+
+def _alive(backend: Backend, handle: Handle) -> bool:
+    """Whether the job waits or runs. The scheduler's no counts when the job agrees: one that has
+    left no last word and whose heart beats is alive, whatever a queue under load may say."""
+    if backend.alive(handle):
+        return True
+    if backend.launcher == "local" or _has_ended(handle):
+        return False
+    before, until = _beat(handle), time.monotonic() + BEAT_SECONDS
+    while before and time.monotonic() < until:
+        if _beat(handle) != before:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _has_ended(handle: Handle) -> bool:
+    """Whether the job has left a last word."""
+    ended = read_json(Path(handle.folder) / ENDED_FILE) or {}
+    logs = Path(handle.logs)
+    words = (*logs.glob("failure-*.json"), *logs.glob("*_result.pkl"))
+    return ended.get("logs") == handle.logs or bool(words)
+
+
+def _beat(handle: Handle) -> int:
+    """When the heart of the job beat last; 0 when it never did. Clocks differ, so only changes
+    mean something."""
     try:
-        write_json(folder / HANDLE_FILE, asdict(handle))
-    except BaseException:  # a job nobody could find again must not run
-        backend.kill(handle)
-        raise
-    return handle
+        return (Path(handle.folder) / HEARTBEAT_FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _watch(
@@ -184,10 +200,14 @@ def _watch(
 
     Whatever interrupts the waiting ends the job first.
     """
-    lost_since = float("inf")
+    lost_since, renewed = float("inf"), time.monotonic()
     try:
-        while backend.alive(handle):
+        while _alive(backend, handle):
             _tell(on_poll, folder)
+            if time.monotonic() - renewed > LEASE_SECONDS:
+                renewed = time.monotonic()
+                with suppress(OSError):
+                    os.utime(folder / LEASE_FILE)
             lost = backend.lost_ranks(handle)
             lost_since = min(lost_since, time.monotonic()) if lost else float("inf")
             if time.monotonic() - lost_since > LOST_RANK_SECONDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,11 +21,16 @@ from pipeline.backends import Attempt, Handle, JobState, import_environment
 from pipeline.environment import free_cores
 from pipeline.errors import StageError
 from pipeline.job import HEARTBEAT_FILE, Job, is_alive
+from pipeline.owner import boot_id
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
 
+CLOCK_SECONDS = 2.0
+"""How far the start of a process and the clock may disagree."""
 LOCAL_MINUTES = 60 * 24 * 365
 """submitit ends a local job after five minutes unless it is told otherwise."""
+NAME_VARIABLE = "SAM2_JOB"
+"""In the environment of a job and all that it starts: the name of the job."""
 
 
 class _SessionExecutor(submitit.LocalExecutor):
@@ -36,6 +42,10 @@ class _SessionExecutor(submitit.LocalExecutor):
     """
 
     environment: dict[str, str]
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return shlex.join([sys.executable, "-u", "-m", "pipeline.entry", str(self.folder)])
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         tasks = self.parameters.get("tasks_per_node", 1)
@@ -84,6 +94,7 @@ class LocalBackend(Attempt):
             "OMP_NUM_THREADS": str(threads),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
+            NAME_VARIABLE: name,
             **import_environment(),
         }
         executor.update_parameters(tasks_per_node=tasks, timeout_min=LOCAL_MINUTES)
@@ -91,12 +102,25 @@ class LocalBackend(Attempt):
         self.own[submitted.job_id] = submitted
         return str(submitted.job_id)
 
+    def find(self, name: str, since: float) -> str | None:
+        """The session of the processes that carry the name: it has the number of the controller,
+        also when that has ended."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                if process.create_time() < since - CLOCK_SECONDS:
+                    continue
+                if process.environ().get(NAME_VARIABLE) == name:
+                    return str(os.getsid(process.pid))
+        return None
+
     def alive(self, handle: Handle) -> bool:
         """Whether the controller runs, or a rank it has left behind."""
         if handle.job_id in self.own:
             self.own[handle.job_id].done()  # reaps the process
         if handle.host != socket.gethostname():
             return _beats_elsewhere(handle)
+        if handle.boot and handle.boot != boot_id():
+            return False
         return is_alive({"pid": handle.pid, "start": handle.start}) or any(
             is_alive(identity) for identity in self._ranks(handle)
         )

@@ -99,9 +99,14 @@ def call(command: Sequence[str], seconds: float = 60.0) -> subprocess.CompletedP
 
 def find(name: str, since: float) -> str | None:
     """The id of the job called `name` that was submitted at or after `since` (seconds since 1970),
-    or None: for a submission whose answer was lost."""
+    or None: for a submission whose answer was lost. Raises StageError when SLURM does not say."""
     command = ["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%F|%V"]
     answer = call(command)
+    if answer.returncode != 0:
+        raise StageError(
+            f"cannot tell whether SLURM has the job {name} ({answer.stderr.strip()}); submitting it "
+            "again might make two of it, so run this again when squeue answers"
+        )
     for line in answer.stdout.splitlines():
         job_id, _, submitted = line.strip().partition("|")
         if _seconds(submitted) >= int(since):  # squeue tells whole seconds

@@ -13,7 +13,14 @@ from typing import Any
 
 import submitit
 
-from pipeline.backends import Attempt, Handle, JobState, import_environment, is_secondary
+from pipeline.backends import (
+    Attempt,
+    Handle,
+    JobState,
+    NoAnswerError,
+    import_environment,
+    is_secondary,
+)
 from pipeline.errors import ConfigError
 from pipeline.job import Failure, Job
 from pipeline.queue import ENDED, QUEUE, call, find
@@ -27,6 +34,24 @@ LOST_PEER_SECONDS = 600.0
 usually 300 s), whereupon it requeues the job; they themselves only see a closed connection."""
 ENDLESS = 1_000_000
 """submitit's cap on requeues after a time limit; `pipeline.requeue` says when it is enough."""
+SBATCH_SECONDS = 120
+"""How long sbatch may take to answer."""
+UNSURE = (
+    "timed out",
+    "timeout",
+    "zero bytes",
+    "unable to contact",
+    "connection refused",
+    "connection reset",
+    "communication",
+    "temporarily",
+    "try again",
+    "could not make sense",
+    "unexpected message",
+    "in standby",
+)
+"""Words of an sbatch that failed without a verdict on the job: the controller may have taken it, or
+may in a moment."""
 HINTS = {
     "OUT_OF_MEMORY": "ask for more with launch.ram_gb",
     "TIMEOUT": "it did not save in time: raise launch.signal_seconds or launch.timeout_minutes",
@@ -88,7 +113,7 @@ class SlurmBackend(Attempt):
 
     def _executor(self, job: Job, name: str) -> Any:
         with _refusals(name):
-            executor = submitit.SlurmExecutor(
+            executor = _EntryExecutor(
                 job.logs, max_num_timeout=ENDLESS, python=python_command(self.config)
             )
             executor.update_parameters(**parameters(self.config, name))
@@ -148,6 +173,22 @@ class SlurmArrayBackend(SlurmBackend):
 
     def _finished(self, handle: Handle) -> bool:
         return False  # a part that failed may still be requeued: the queue knows
+
+
+class _EntryExecutor(submitit.SlurmExecutor):
+    """submitit's executor whose tasks begin in `pipeline.entry`, and whose sbatch has a time
+    limit."""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} -u -m pipeline.entry {shlex.quote(str(self.folder))}"
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return [
+            "timeout",
+            f"{SBATCH_SECONDS}",
+            *super()._make_submission_command(submission_file_path),
+        ]
 
 
 def parameters(config: LaunchConfig, name: str) -> dict[str, Any]:
@@ -221,9 +262,13 @@ def _summed(states: Sequence[JobState]) -> JobState:
 
 @contextmanager
 def _refusals(name: str) -> Iterator[None]:
-    """What sbatch does not accept is a wrong setting."""
+    """What sbatch does not accept is a wrong setting, unless nobody knows whether it does."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, submitit.core.utils.FailedJobError) as error:
         said = " ".join(str(error).split())
+        killed = getattr(error.__cause__, "returncode", 0) in (124, 137, -9)
+        if killed or any(word in said.lower() for word in UNSURE):
+            words = said or f"no answer in {SBATCH_SECONDS} s"
+            raise NoAnswerError(f"sbatch gave no clear answer for {name}: {words}") from error
         raise ConfigError(f"{name} was not accepted by SLURM: {said}") from error

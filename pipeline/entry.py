@@ -1,0 +1,35 @@
+"""What a job starts with: `python -m pipeline.entry FOLDER`, in every task, before its pickle is
+opened.
+
+The pickle is opened only if nobody else can have written it. A job whose place a later submission
+has taken (its own was believed lost) ends before it begins, so that two never work on one stage.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.intent import superseded
+from pipeline.private import require_private
+
+
+def main(logs: Path) -> None:
+    """Run the job whose attempt has the folder `logs`, if it is still the one that counts."""
+    try:
+        for place in (logs.parent.parent, logs, *logs.glob("*.pkl")):
+            require_private(place)
+        late = superseded(logs)
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    if late:
+        print(f"{logs}: a later submission has taken the place of this one; nothing to do")
+        return
+    from submitit.core.submission import submitit_main
+
+    submitit_main()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,56 @@
+"""Folders whose content is executed: job pickles and the records that name processes to end.
+
+Whoever can write there can run code as us, so they belong to us and nobody else may write them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from pipeline.errors import StorageError
+from pipeline.remote import reason
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def make_private(folder: str | Path, mode: int = 0o755) -> Path:
+    """Make `folder`, and what is missing above it, such that only we write there, whatever the
+    umask; returns it, absolute. One that is there must be so already.
+
+    mode: of what is made; 0o700 where others need not even read. Raises StorageError.
+    """
+    path = Path(folder).expanduser().absolute()
+    missing = [path, *path.parents]
+    missing = missing[: next(i for i, place in enumerate(missing) if place.exists())]
+    try:
+        for place in reversed(missing):
+            place.mkdir(mode=mode, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be made ({reason(error)}); give another folder, or mend its permissions"
+        ) from error
+    require_private(path)
+    return path
+
+
+def require_private(path: str | Path) -> None:
+    """Raise StorageError when the file or folder belongs to somebody else, or others may write it.
+
+    What is not there is nobody's.
+    """
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return
+    if found.st_uid != os.geteuid():
+        raise StorageError(
+            f"{path} belongs to user {found.st_uid}, and this is user {os.geteuid()}; jobs are "
+            "read back from there, so give a folder of your own"
+        )
+    if found.st_mode & OTHERS_WRITE:
+        raise StorageError(
+            f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}), who could "
+            f"run code as you through the jobs in it; `chmod go-w {path}`, or give another folder"
+        )
