@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import cluster, slurm_daemons  # noqa: F401 - fixtures of several folders
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
