@@ -1,7 +1,7 @@
 """`python -m benchmarks [PART …]`: what our way of doing things gains, as ratios measured within this one run.
 
 Prints a table and writes it to runs/bench.md. Without names, every part but `rejected` and, where there is no GPU,
-`compiled`: compiling for a CPU takes minutes and gains nothing.
+`compiled` (compiling for a CPU takes minutes and gains nothing) and `gpu`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from benchmarks.clips import clip_rows
 from benchmarks.extraction import extraction_rows
 from benchmarks.features import feature_rows
+from benchmarks.gpu import gpu_steps, gpu_table
 from benchmarks.loading import loader_rows
 from benchmarks.measure import Row, megabytes
 from benchmarks.network import compiled_rows, network_rows, predictor_rows
@@ -44,31 +45,40 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "extraction": extraction_rows,
     "rejected": rejected_rows,
 }
-STEPS = "steps"
+STEPS, GPU = "steps", "gpu"
 ON_REQUEST = {"rejected"} if torch.cuda.is_available() else {"rejected", "compiled"}
 
 
 def main(wanted: Sequence[str]) -> int:
     """Measure the `wanted` parts, or all, one after the other."""
-    unknown = sorted(set(wanted) - {STEPS, *PARTS})
+    unknown = sorted(set(wanted) - {STEPS, GPU, *PARTS})
     if unknown:
-        print(
-            f"no benchmark {unknown[0]!r}; there are {', '.join((STEPS, *PARTS))}", file=sys.stderr
-        )
+        there_are = ", ".join((STEPS, GPU, *PARTS))
+        print(f"no benchmark {unknown[0]!r}; there are {there_are}", file=sys.stderr)
         return 2
-    chosen = list(wanted) or [STEPS, *(name for name in PARTS if name not in ON_REQUEST)]
+    if GPU in wanted and not torch.cuda.is_available():
+        print("the benchmark `gpu` needs a CUDA device, torch finds none here", file=sys.stderr)
+        return 2
+    usual = [STEPS, *(name for name in PARTS if name not in ON_REQUEST)]
+    chosen = list(wanted) or [*usual, *([GPU] if torch.cuda.is_available() else [])]
     quiet()
     began = time.monotonic()
     rows: list[Row] = []
     costs: list[StepCost] = []
+    card: list[tuple[str, ...]] = []
     for name in chosen:
         print(f"measuring: {name}", file=sys.stderr)
         if name == STEPS:
             more, costs = training_rows()
             rows += more
+        elif name == GPU:
+            card = gpu_table(gpu_steps(), torch.cuda.get_device_name())
         else:
             rows += PARTS[name]()
-    table = _table(rows) + ("\n\n" + _cost_table(costs) if costs else "")
+    parts = [_table(rows)] if rows else []
+    parts += [_cost_table(costs)] if costs else []
+    parts += [_markdown(card)] if card else []
+    table = "\n\n".join(parts)
     print(table)
     head = (
         f"# Benchmarks\n\n{date.today().isoformat()}, torch {torch.__version__}, Python "
