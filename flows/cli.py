@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flows.jobs import add_job_options
 from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
 from flows.predict_words import add_options as add_predict
 from pipeline.cli import run_cli
@@ -211,13 +212,7 @@ def _add_extract(extract: argparse.ArgumentParser) -> None:
         "--annotations", type=Path, help="SA-V json files to check frame counts (beside the videos)"
     )
     extract.add_argument("--workers", type=int, help="videos at a time a job; default: every core")
-    extract.add_argument("--jobs", type=int, default=1, metavar="N", help="share the videos (1)")
-    extract.add_argument(
-        "--launcher", choices=("inline", "local", "slurm"), help="where the jobs run (inline)"
-    )
-    extract.add_argument(
-        "--slurm", nargs="*", default=[], metavar="key=value", help="partition=…, account=… …"
-    )
+    add_job_options(extract, "videos")
     extract.add_argument("--report", type=Path, help="the json report (OUT/extraction.json)")
 
 

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flows.jobs import launch_config
 from flows.parts import progress_bar
 from pipeline.errors import ConfigError, DataError, StageError
 from pipeline.storage import require_writable, size_text, write_json
@@ -38,9 +39,8 @@ def extract_frames(arguments: argparse.Namespace) -> int:
         raise DataError(f"--videos {source}: there is no such file or folder")
     videos = [source] if source.is_file() else _videos_below(source)
     check_names(videos)
-    for option in ("jobs", "workers"):
-        if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
-            raise ConfigError(f"--{option} {getattr(arguments, option)}: expected 1 or more")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
     options = ExtractOptions(
         every=1 if arguments.fps else arguments.every,
         fps=arguments.fps,
@@ -48,7 +48,7 @@ def extract_frames(arguments: argparse.Namespace) -> int:
         short_side=arguments.short_side,
         long_side=arguments.long_side,
     )
-    config = _launch_config(arguments)
+    config = launch_config(arguments, arguments.workers)
     out = require_writable(arguments.out, "output folder")
     whole = Shard(
         videos=tuple(str(video.absolute()) for video in videos),
@@ -141,27 +141,6 @@ def _shards(whole: Shard, count: int, config: LaunchConfig) -> list[Shard]:
         )
         for number in range(count)
     ]
-
-
-def _launch_config(arguments: argparse.Namespace) -> LaunchConfig | None:
-    """How the jobs are started; None for the work of this process."""
-    from pipeline.config import parse
-    from pipeline.settings import LaunchConfig
-
-    launcher = arguments.launcher or ("local" if arguments.jobs > 1 else "inline")
-    if launcher == "inline":
-        if arguments.jobs > 1 or arguments.slurm:
-            raise ConfigError("--jobs and --slurm share videos out; add --launcher local or slurm")
-        return None
-    if arguments.slurm and launcher != "slurm":
-        raise ConfigError("--slurm key=value belongs to --launcher slurm")
-    values: dict[str, Any] = {"launcher": launcher, "threads": arguments.workers}
-    for word in arguments.slurm:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--slurm {word!r}: expected key=value, as partition=cpu")
-        values[key] = int(value) if value.isdecimal() else value
-    return parse(LaunchConfig, values, where="--slurm")
 
 
 def _videos_below(folder: Path) -> Sequence[Path]:
