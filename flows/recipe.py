@@ -11,27 +11,25 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, State
-from pydantic import Field
 
+from flows import preflight
+from flows.form import AnyStage, RecipeName, StageName
 from flows.memory import fit_ahead
 from flows.run import Request, Run
 from flows.stage import perform
 from flows.tracking import open_parent_run
 from flows.watch import PrefectPage, Watcher
 from stages.contract import StageResult
-from stages.recipe import PlannedStage, recipe_names
+from stages.recipe import PlannedStage
 
 _onlookers: ContextVar[tuple[Watcher, ...]] = ContextVar("onlookers", default=())
-
-RecipeName = Annotated[str, Field(json_schema_extra={"enum": list(recipe_names())})]
-"""One of the recipes there are: a list to choose from in Prefect's form."""
 
 
 @contextmanager
@@ -56,8 +54,8 @@ def _flow_run_name() -> str:
 def sam2(
     recipe: RecipeName = "smoke",
     overrides: list[str] = [],  # noqa: B006 - Prefect shows the default in its form
-    start_at: str = "",
-    stop_after: str = "",
+    start_at: AnyStage = "",
+    stop_after: AnyStage = "",
     checkpoint: str = "",
     run_name: str = "",
 ) -> Any:
@@ -70,15 +68,15 @@ def sam2(
             `finetune` take yours.
         overrides: Changes to the recipe, one `key=value` each, for example
             `stages.video_train.steps=2000` or `seed=1`.
-        start_at: First stage to run, for example `video_train`. Earlier stages must be done in this
-            run, or an input checkpoint be given. Empty: the first.
+        start_at: First stage to run, one of the recipe. Earlier stages must be done in this run, or
+            an input checkpoint be given. Empty: the first.
         stop_after: Last stage to run; its evaluation still follows. Empty: the last.
         checkpoint: Weights for the first stage that runs: a .pt file, a URL, or `runs:/ID/PATH` of
             MLflow. Empty: what the recipe says, or the stage before.
         run_name: Folder below the runs folder; a run of the same name continues where it stopped.
             Empty: the recipe's name, and the seed when it is not 0.
     """
-    return _conduct(
+    return conduct(
         Request(
             recipe,
             tuple(overrides),
@@ -92,7 +90,7 @@ def sam2(
 
 @flow(name="sam2-stage", flow_run_name=_flow_run_name, persist_result=False, retries=0)
 def sam2_stage(
-    stage: str,
+    stage: StageName,
     recipe: RecipeName = "smoke",
     overrides: list[str] = [],  # noqa: B006
     checkpoint: str = "",
@@ -105,10 +103,11 @@ def sam2_stage(
         recipe: What is trained on what.
         overrides: Changes to the recipe, one `key=value` each.
         checkpoint: Weights the stage starts from, or measures: a .pt file, a URL, or
-        `runs:/ID/PATH` of MLflow. Empty: those of the stage before it in this run. run_name: Folder
-        below the runs folder. Empty: the recipe's name, and the seed when it is not 0.
+            `runs:/ID/PATH` of MLflow. Empty: those of the stage before it in this run.
+        run_name: Folder below the runs folder. Empty: the recipe's name, and the seed when it is
+            not 0.
     """
-    return _conduct(
+    return conduct(
         Request(
             recipe,
             tuple(overrides),
@@ -119,10 +118,16 @@ def sam2_stage(
     )
 
 
-def _conduct(request: Request) -> State | None:
-    """Go through the stages of `request`, telling Prefect and whoever else looks on."""
+def conduct(request: Request) -> State | None:
+    """Go through the stages of `request`; None when all are done, else the state to end in."""
+    return go_through(Run.of(request))
+
+
+def go_through(run: Run) -> State | None:
+    """Go through the stages of `run`, telling Prefect and whoever else looks on; its results are in
+    it afterwards. None when all are done, else the state to end in."""
     watchers = (PrefectPage(get_run_logger()), *_onlookers.get())  # type: ignore[arg-type]
-    run = Run.of(request)
+    preflight.check(run)
     _tag(run)
     stages = run.wanted
     _tell(watchers, lambda watcher: watcher.run_begins(run, stages))

@@ -75,7 +75,7 @@ def figures_text(metrics: Mapping[str, float], limit: int = 4) -> str:
     known = [key for key in COLUMNS if key in metrics]
     others = [key for key in metrics if metrics[key] or key != "skipped"]
     return ", ".join(
-        f"{COLUMNS.get(key, key)} {_number(key, metrics[key])}" for key in (known or others)[:limit]
+        f"{COLUMNS.get(key, key)} {number(key, metrics[key])}" for key in (known or others)[:limit]
     )
 
 
@@ -84,14 +84,14 @@ def stage_page(run: Run, spec: StageSpec, result: StageResult, how: str) -> str:
     lines = [f"## {spec.name}", "", f"{spec.kind}, {how}; step {result.step}.", ""]
     if result.metrics:
         lines += ["| figure | value |", "|:--|--:|"]
-        lines += [f"| {key} | {_number(key, value)} |" for key, value in result.metrics.items()]
+        lines += [f"| {key} | {number(key, value)} |" for key, value in result.metrics.items()]
         lines.append("")
     if result.checkpoint is not None:
         reference = result.checkpoint
         lines += [f"**Checkpoint** `{reference.uri}`", "", f"sha256 `{reference.sha256}`", ""]
     lines += [f"* {name}: `{place}`" for name, place in result.files.items()]
     lines += [f"* logs: `{Path(spec.folder) / 'logs'}`"]
-    lines += [_item(what, where) for what, where in _viewers(run, result.run_id)]
+    lines += [item(what, where) for what, where in viewers(run, result.run_id)]
     return "\n".join(lines)
 
 
@@ -100,7 +100,7 @@ def run_page(run: Run, table: Results) -> str:
     lines = [f"## {table.title}", "", run.recipe.description, ""]
     if table.rows:
         lines += [table.markdown, ""]
-    lines += [_item(what, where) for what, where in where_to_look(run)]
+    lines += [item(what, where) for what, where in where_to_look(run)]
     return "\n".join(
         [*lines, "", "Continue or repeat it with", "", "```", run.request.command(), "```"]
     )
@@ -112,7 +112,7 @@ def where_to_look(run: Run) -> list[tuple[str, str]]:
     last = run.results.get("report") or (trained[-1] if trained else None)
     files = last.files if last is not None else {}
     found = [(name, short(Path(place))) for name, place in files.items()]
-    return [*found, *_viewers(run, str(run.tracking.get("parent", "")))]
+    return [*found, *viewers(run, str(run.tracking.get("parent", "")))]
 
 
 def report_file(run: Run) -> Path | None:
@@ -128,11 +128,12 @@ def short(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def _item(what: str, where: str) -> str:
+def item(what: str, where: str) -> str:
+    """A line of a list in Markdown: a link, or a place on this machine."""
     return f"* {what}: {where}" if where.startswith("http") else f"* {what}: `{where}`"
 
 
-def _viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
+def viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
     """MLflow and TensorBoard: their pages where they are served, else the commands that serve
     them."""
     state, uri = state_folder(), run.recipe.tracking_uri
@@ -153,7 +154,7 @@ def _baseline_row(result: StageResult, shown: list[str]) -> tuple[str, ...]:
     cells = [
         cell
         for key in shown
-        for cell in ((_number(key, result.metrics[BASELINE]) if key == "video/jf" else "", ""))
+        for cell in ((number(key, result.metrics[BASELINE]) if key == "video/jf" else "", ""))
     ]
     return ("first mask repeated", *cells, "")
 
@@ -161,14 +162,15 @@ def _baseline_row(result: StageResult, shown: list[str]) -> tuple[str, ...]:
 def _cells(key: str, metrics: Mapping[str, float], before: Mapping[str, float]) -> tuple[str, str]:
     if key not in metrics:
         return "", ""
-    value = _number(key, metrics[key])
+    value = number(key, metrics[key])
     if key not in before:
         return value, ""
     change = metrics[key] - before[key]
     return value, f"{change:+.1f}" if key in PERCENT else f"{change:+.3f}"
 
 
-def _number(key: str, value: float) -> str:
+def number(key: str, value: float) -> str:
+    """A metric as it is shown in a table."""
     if key in PERCENT:
         return f"{value:.1f}"
     if key == "bytes":

@@ -3,57 +3,82 @@ result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from flows.run import Run
 from flows.watch import Watcher
+from pipeline.claim import claim
 from pipeline.errors import StageError
-from pipeline.launch import launch
-from pipeline.progress import Progress
+from pipeline.launch import launch, wait_for_rest
+from pipeline.owner import Owner
+from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
 from stages.contract import TRAINING_KINDS, StageResult, StageSpec, read_result
 from stages.job import run_stage
 from stages.recipe import PlannedStage
 
+logger = logging.getLogger(__name__)
+
 
 def perform(run: Run, stage: PlannedStage, watchers: Sequence[Watcher]) -> StageResult:
     """The result of `stage`, made now or before (law 5).
 
-    Raises StageError, with the end of the job's log, when the job ends without a result; whatever
-    interrupts the wait (Ctrl-C, a cancelled flow run) has ended the job when it comes out of here.
+    While another flow works on the very same stage, wait for what comes of it. Raises StageError,
+    with the end of the job's log, when the job ends without a result; whatever interrupts the wait
+    (Ctrl-C, a cancelled flow run) has ended the job when it comes out of here.
     """
     spec = run.spec(stage)
-    run.settle(spec)
-    result = run.finished(spec)
-    reused = result is not None
-    if result is None:
+    folder = Path(spec.folder)
+
+    def look(progress: Progress | None) -> None:
+        for watcher in watchers:
+            watcher.stage_moves(spec, progress)
+
+    def wait(holder: Owner | None) -> None:
+        begin()
+        look(read_progress(folder))
+
+    @cache
+    def begin() -> None:
         for watcher in watchers:
             watcher.stage_begins(spec)
-        result = _launch(run, spec, watchers)
+
+    with claim(folder, key=spec.key, on_wait=wait):
+        run.settle(spec)
+        result = run.finished(spec)
+        reused = result is not None
+        if result is None:
+            begin()
+            result = _launch(run, spec, look)
+        else:
+            wait_for_rest(folder, run.recipe.launch)
     for watcher in watchers:
         watcher.stage_ends(run, spec, result, reused)
     return result
 
 
-def _launch(run: Run, spec: StageSpec, watchers: Sequence[Watcher]) -> StageResult:
+def _launch(run: Run, spec: StageSpec, look: Callable[[Progress | None], None]) -> StageResult:
     folder = Path(spec.folder)
-
-    def look(progress: Progress | None) -> None:
-        if progress is not None:
-            for watcher in watchers:
-                watcher.stage_moves(spec, progress)
-
-    launch(
-        run_stage,
-        str(folder / "spec.json"),
-        folder,
-        _resources(run.recipe.launch, spec),
-        name=f"{run.recipe.folder.name}-{spec.name}",
-        key=spec.key,
-        on_poll=look,
-    )
+    try:
+        launch(
+            run_stage,
+            str(folder / "spec.json"),
+            folder,
+            _resources(run.recipe.launch, spec),
+            name=f"{run.recipe.folder.name}-{spec.name}",
+            key=spec.key,
+            on_poll=look,
+        )
+    except StageError as error:  # it may have failed after its work was done
+        result = run.finished(spec)
+        if result is None:
+            raise
+        logger.warning("%s is done, although its job ended badly: %s", spec.name, error)
+        return result
     result = read_result(folder, spec.key)
     if result is None:
         raise StageError(

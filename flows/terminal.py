@@ -65,13 +65,19 @@ class Terminal:
         self.live.start()
         self.live.update(Text(f"{self._label(spec.name)}starting"))
 
-    def stage_moves(self, spec: StageSpec, progress: Progress) -> None:
+    def stage_moves(self, spec: StageSpec, progress: Progress | None) -> None:
         """Move the bar, or now and then print a line."""
+        if progress is None:
+            return
         if self.live is not None:
             self.live.update(self._bar(spec.name, progress))
         elif time.monotonic() - self.spoke >= PLAIN_SECONDS and progress.text != self.said:
             self.spoke, self.said = time.monotonic(), progress.text
             self.say(f"{self._label(spec.name)}{escape(progress.text)}")
+
+    def stage_fails(self, spec: StageSpec) -> None:
+        """The moving line goes; what happened is told by whoever called the flow."""
+        self.close()
 
     def stage_ends(self, run: Run, spec: StageSpec, result: StageResult, reused: bool) -> None:
         """The stage's line stays, with what came of it."""

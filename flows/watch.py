@@ -1,27 +1,28 @@
 """Whoever looks on while a run goes: the terminal, and Prefect with its artifacts.
 
-A watcher is told what happens and never decides anything. What Prefect does not take is dropped
-with a line in the log: a slow or absent server neither stops nor changes a run (law 6).
+A watcher is told what happens and never decides anything.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
-from uuid import UUID
 
 from flows import results
+from flows.page import Page, artifact_key
+from flows.pictures import pictures_of
 from flows.run import Run
+from flows.watch_job import JobView
+from flows.watch_log import JobLog
 from pipeline.progress import Progress, duration_text
 from stages.contract import StageResult, StageSpec
 from stages.recipe import PlannedStage
 
-LOG_SECONDS = 30.0
-"""A running stage writes a progress line this often; its bar moves more often."""
 ARTIFACT_SECONDS = 5.0
+"""A running stage's page and bar are drawn again this often."""
 
 
 class Watcher(Protocol):
@@ -36,8 +37,11 @@ class Watcher(Protocol):
     def stage_begins(self, spec: StageSpec) -> None:
         """A job is started for `spec` (or one that runs already is watched)."""
 
-    def stage_moves(self, spec: StageSpec, progress: Progress) -> None:
-        """The job has written a new progress; called at every look."""
+    def stage_moves(self, spec: StageSpec, progress: Progress | None) -> None:
+        """Called at every look at the job, with its last word; None before its first."""
+
+    def stage_fails(self, spec: StageSpec) -> None:
+        """The job has ended without a result, or the wait for it was interrupted."""
 
     def stage_ends(self, run: Run, spec: StageSpec, result: StageResult, reused: bool) -> None:
         """The stage is done; `reused` when it had been done before."""
@@ -50,12 +54,15 @@ class PrefectPage:
     """Log lines and artifacts on the page of the flow run."""
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        self.logger = logger
-        self.bar: UUID | None = None
-        self.drawn = self.logged = 0.0
+        self.logger, self.page = logger, Page(logger)
+        self.run: Run | None = None
+        self.job: JobView | None = None
+        self.log: JobLog | None = None
+        self.drawn = 0.0
 
     def run_begins(self, run: Run, stages: Sequence[PlannedStage]) -> None:
         """Say what is coming."""
+        self.run = run
         self.logger.info("%s in %s", run.request.command(), run.recipe.folder)
         self.logger.info("stages: %s", ", ".join(stage.name for stage in stages))
 
@@ -64,75 +71,68 @@ class PrefectPage:
         self.logger.info("%s", line)
 
     def stage_begins(self, spec: StageSpec) -> None:
-        """A progress bar at 0 %, and where the logs are."""
-        from prefect.artifacts import create_progress_artifact
-
-        self.bar, self.drawn, self.logged = None, time.monotonic(), time.monotonic()
+        """A bar at 0 %, the stage's page with the state of its job, and the job's log from here
+        on."""
+        self.drawn = time.monotonic()
         self.logger.info("%s begins; its folder is %s", spec.name, spec.folder)
+        assert self.run is not None
+        self.job, self.log = JobView(self.run, spec), JobLog(spec.folder)
+        self.page.bar(artifact_key(spec.name, "progress"), 0.0, spec.name)
 
-        def create() -> None:
-            made = create_progress_artifact(0.0, artifact_key(spec.name, "progress"), spec.name)
-            self.bar = made if isinstance(made, UUID) else None
-
-        self._offer(create)
-
-    def stage_moves(self, spec: StageSpec, progress: Progress) -> None:
-        """Move the bar, and now and then write a line."""
+    def stage_moves(self, spec: StageSpec, progress: Progress | None) -> None:
+        """The job's new log lines, its bar and its state."""
+        if not self.page.reachable():  # lines wait in their file
+            return
+        self._show_log()
         now = time.monotonic()
-        if now - self.logged >= LOG_SECONDS:
-            self.logged = now
-            self.logger.info("%s: %s", spec.name, progress.text)
-        if now - self.drawn >= ARTIFACT_SECONDS:
-            self.drawn = now
-            self._draw(100.0 * progress.step / max(progress.total, 1), progress.text)
+        if self.job is None or now - self.drawn < ARTIFACT_SECONDS:
+            return
+        self.drawn = now
+        text = self.job.page(progress)
+        self.page.markdown(artifact_key(spec.name), text, f"{spec.name}: running")
+        if progress is not None:
+            percent = 100.0 * progress.step / max(progress.total, 1)
+            self.page.bar(artifact_key(spec.name, "progress"), percent, progress.text)
+
+    def stage_fails(self, spec: StageSpec) -> None:
+        """What the job said last."""
+        if self.page.reachable(at_once=True):
+            self._show_log(last=True)
+        text = f"## {spec.name}\n\nended without a result; logs: `{Path(spec.folder) / 'logs'}`"
+        self.page.markdown(artifact_key(spec.name), text, f"{spec.name}: no result")
 
     def stage_ends(self, run: Run, spec: StageSpec, result: StageResult, reused: bool) -> None:
-        """The bar full, and the stage's page: figures, checkpoint, logs, where to look."""
-        from prefect.artifacts import create_markdown_artifact
-
+        """The bar full, and the stage's page: figures, checkpoint, logs, pictures, where to
+        look."""
+        if not reused:
+            self._show_log(last=True)
         how = "was done already" if reused else f"done in {duration_text(result.seconds)}"
         self.logger.info("%s %s; %s", spec.name, how, results.figures_text(result.metrics))
-        self._draw(100.0, how)
-        page = results.stage_page(run, spec, result, how)
-        key = artifact_key(spec.name)
-        self._offer(lambda: create_markdown_artifact(page, key, f"{spec.name}: {how}"))
+        self.page.bar(artifact_key(spec.name, "progress"), 100.0, how)
+        text = results.stage_page(run, spec, result, how)
+        self.page.markdown(artifact_key(spec.name), text, f"{spec.name}: {how}")
+        try:
+            for what, file in pictures_of(Path(spec.folder), result):
+                self.page.image(artifact_key(spec.name, what), file, f"{spec.name}: {what}")
+        except Exception as error:  # a picture is not worth a run
+            self.logger.warning("%s: a picture could not be drawn (%s)", spec.name, error)
 
     def run_ends(self, run: Run) -> None:
         """The results as a table and as a page, and a link to the report."""
-        from prefect.artifacts import (
-            create_link_artifact,
-            create_markdown_artifact,
-            create_table_artifact,
-        )
-
         table = results.results_table(run)
         name = run.recipe.folder.name
         if table.rows:
-            key_of_table, rows = artifact_key(name, "table"), table.records()
-            self._offer(lambda: create_table_artifact(rows, key_of_table, "Results by stage"))
+            self.page.table(artifact_key(name, "table"), table.records(), "Results by stage")
         page = results.run_page(run, table)
-        self._offer(
-            lambda: create_markdown_artifact(page, artifact_key(name, "results"), "Results")
-        )
+        self.page.markdown(artifact_key(name, "results"), page, "Results")
         report = results.report_file(run)
         if report is not None:
-            key = artifact_key(name, "report")
-            self._offer(lambda: create_link_artifact(report.as_uri(), key, report.name, "Report"))
+            self.page.link(artifact_key(name, "report"), report.as_uri(), report.name)
 
-    def _draw(self, percent: float, text: str) -> None:
-        from prefect.artifacts import update_progress_artifact
-
-        bar = self.bar
-        if bar is not None:
-            self._offer(lambda: update_progress_artifact(bar, min(percent, 100.0), text))
-
-    def _offer(self, call: Callable[[], object]) -> None:
+    def _show_log(self, last: bool = False) -> None:
+        if self.log is None:
+            return
         try:
-            call()
-        except Exception as error:  # whatever ails the server must not end the run
-            self.logger.warning("Prefect did not take an artifact (%s); the run goes on", error)
-
-
-def artifact_key(*parts: str) -> str:
-    """A key of the letters Prefect allows, `[a-z0-9-]`."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+            self.log.show(lambda line: self.logger.info("%s", line), last=last)
+        except OSError as error:
+            self.logger.warning("the job's log cannot be read (%s)", error)

@@ -1,0 +1,86 @@
+"""The pictures of a finished stage that are worth a place on its page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.contract import StageResult
+
+CURVES = ("loss", "grad_norm", "lr")
+POINTS = 2000
+SUFFIXES = (".png", ".jpg", ".jpeg")
+STILL_WIDTH = 960
+
+
+def pictures_of(folder: Path, result: StageResult) -> Iterator[tuple[str, Path]]:
+    """(what it shows, file): the curves of a training, pictures a stage made itself, a still of its
+    film. One that cannot be drawn is left out."""
+    curves = draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    if curves is not None:
+        yield "curves", curves
+    for what, place in result.files.items():
+        file = Path(place)
+        if file.suffix.lower() in SUFFIXES:
+            yield what, file
+        elif file.suffix == ".mp4":
+            still = draw_still(file, folder / f"{file.stem}.jpg")
+            if still is not None:
+                yield what, still
+
+
+def draw_curves(metrics: Path, out: Path) -> Path | None:
+    """The loss, the gradient's norm and the rate over the steps, from the lines that the training
+    wrote; None where it wrote none."""
+    points = _points(metrics)
+    shown = [name for name in CURVES if any(name in values for values in points.values())]
+    if len(points) < 2 or not shown:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6), dpi=100, layout="constrained")
+    for place, name in enumerate(shown, 1):
+        axes = figure.add_subplot(1, len(shown), place)
+        steps = [step for step in sorted(points) if name in points[step]]
+        axes.plot(steps, [points[step][name] for step in steps], color="#3b82f6", linewidth=1.2)
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_xlabel("step", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.2)
+    figure.savefig(out)
+    return out
+
+
+def draw_still(film: Path, out: Path) -> Path | None:
+    """The middle frame of a film as a JPEG; None for one that cannot be read."""
+    from PIL import Image
+
+    from pipeline.errors import PipelineError
+    from pipeline.video import frame_total, read_frames
+
+    try:
+        (frame,) = read_frames(film, [frame_total(film) // 2])
+    except PipelineError:
+        return None
+    picture = Image.fromarray(frame)
+    if picture.width > STILL_WIDTH:
+        picture = picture.resize((STILL_WIDTH, round(picture.height * STILL_WIDTH / picture.width)))
+    picture.save(out, quality=85)
+    return out
+
+
+def _points(metrics: Path) -> dict[int, dict[str, float]]:
+    """Values by step, the last word counting where a step was taken twice, thinned evenly."""
+    points: dict[int, dict[str, float]] = {}
+    if not metrics.is_file():
+        return points
+    with metrics.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                points[int(row["step"])] = row["values"]
+            except (ValueError, KeyError, TypeError):  # cut by a kill; the step was logged again
+                continue
+    steps = sorted(points)[:: max(1, len(points) // POINTS)]
+    return {step: points[step] for step in steps}
