@@ -2,36 +2,72 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 
 from flows.run import Run
+from pipeline.journal import RECORD
+from pipeline.mlflow_store import answers, first_line
+from pipeline.provenance import code_version, environment
+from pipeline.remote import shown
+from pipeline.replay import send_waiting, waiting
 from pipeline.tracking import open_run, prepare_store
+from stages.record import attach_settings
+
+ID_SECONDS = 20.0
+"""A run waits so long to learn the id of its parent run; stages find it themselves otherwise."""
+CATCH_UP_SECONDS = 30.0
+"""At the end of a run, what still waits is sent for so long."""
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def open_parent_run(run: Run) -> Iterator[None]:
     """Make the store and the parent run, and let the stages of `run` know where they are.
 
-    The parent belongs to the run's folder, so that a run which is continued stays one run. Raises
-    StorageError when the store cannot be used.
+    The parent belongs to the run's folder, so that a run which is continued stays one run. A server that does not
+    answer is left alone: everything waits in the run's folder. Raises StorageError when a store that answers, or a
+    database file, cannot be used.
     """
     recipe = run.recipe
     uri, experiment = recipe.tracking_uri, recipe.tracking.experiment
-    prepare_store(uri, experiment, recipe.runs_folder / "artifacts")
+    if answers(uri):
+        prepare_store(uri, experiment, _artifacts(run))
+    else:
+        logger.warning(
+            "MLflow at %s does not answer; the run goes on, and its records wait in %s",
+            shown(uri), recipe.folder,
+        )  # fmt: skip
+    made_by = {**code_version(), **environment()}
     params = {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "model": recipe.model.preset,
         "image_size": recipe.model.image_size,
-        "overrides": " ".join(run.request.overrides),
         "folder": recipe.folder,
     }
+    tags = {
+        "recipe": recipe.name,
+        "mlflow.note.content": f"{recipe.description}\n\n`{run.request.command()}`",
+        "overrides": " ".join(run.request.overrides),
+        **made_by,
+    }
     parent = open_run(
-        uri, experiment, recipe.folder.name, f"recipe:{recipe.folder}", params=params,
-        tags={"recipe": recipe.name, "mlflow.note.content": recipe.description},
+        uri, experiment, recipe.folder.name, f"recipe:{recipe.folder}", recipe.folder,
+        params=params, tags=tags,
     )  # fmt: skip
-    run.tracking = {"uri": uri, "experiment": experiment, "parent": parent.run_id}
+    attach_settings(parent, recipe.folder, asdict(recipe), made_by)
+    run.tracking = {
+        "uri": uri,
+        "experiment": experiment,
+        "parent": parent.wait_id(ID_SECONDS),
+        "parent_folder": str(recipe.folder),
+        "artifacts": recipe.tracking.artifacts,
+    }
     status = "KILLED"
     try:
         yield
@@ -41,3 +77,45 @@ def open_parent_run(run: Run) -> Iterator[None]:
         raise
     finally:
         parent.close(status)
+        catch_up(recipe.folder, uri, CATCH_UP_SECONDS if status == "FINISHED" else 0.0)
+
+
+def journals(folder: Path) -> list[Path]:
+    """The folders of a run that have records, its own first; work that was put aside comes last."""
+    found = [folder, *sorted(path.parent for path in folder.glob(f"*/{RECORD}"))]
+    found += sorted(path.parent for path in folder.glob(f".earlier/*/{RECORD}"))
+    return [path for path in found if (path / RECORD).is_file()]
+
+
+def catch_up(folder: Path, uri: str, seconds: float) -> tuple[int, int]:
+    """Send what waits below a run's folder, for at most about `seconds`; (journals sent, journals that still wait).
+
+    Stops at the first error: a store that does not take one journal will not take the next.
+    """
+    late = [path for path in journals(folder) if waiting(path)]
+    until, sent = time.monotonic() + seconds, 0
+    for path in late if answers(uri) else ():
+        if time.monotonic() > until:
+            break
+        try:
+            send_waiting(path, uri)
+        except Exception as error:  # HTTP, SQLAlchemy and MLflow errors share no base
+            logger.warning("MLflow did not take %s (%s)", path, first_line(error))
+            break
+        sent += 1
+    if sent < len(late):
+        logger.warning(
+            "records of %d of %s's stages wait for MLflow; `sam2-pipeline sync %s` sends them",
+            len(late) - sent, folder.name, folder,
+        )  # fmt: skip
+    return sent, len(late) - sent
+
+
+def _artifacts(run: Run) -> str | Path | None:
+    """Where files of a new experiment go: the recipe's own store, else the runs folder, which a server elsewhere
+    knows nothing of."""
+    recipe = run.recipe
+    if recipe.tracking.artifacts:
+        return recipe.tracking.artifacts
+    is_here = recipe.tracking_uri.startswith("sqlite:")
+    return recipe.runs_folder / "artifacts" if is_here else None

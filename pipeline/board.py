@@ -1,49 +1,65 @@
-"""TensorBoard curves and pictures of one stage; written on rank 0."""
+"""TensorBoard curves and pictures of one stage; written on rank 0, by a thread of its own."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-logger = logging.getLogger(__name__)
+from pipeline.outbox import Outbox
+
+ROOM = 4000
+"""Steps and pictures that may wait for the disk."""
+Write = Callable[[SummaryWriter], object]
 
 
 class Board:
-    """The TensorBoard files of a stage. A disk that is full costs curves, never the training (law
-    6)."""
+    """The TensorBoard files of a stage. A disk that is full or slow costs curves at worst, never training (law 6)."""
 
     def __init__(self, folder: str | Path, start: int = 0) -> None:
-        """start: the step training continues from; what an earlier attempt wrote beyond it is
-        hidden."""
-        self.writer: SummaryWriter | None = None
-        try:
-            self.writer = SummaryWriter(str(folder), purge_step=start or None, flush_secs=10)
-        except OSError as error:
-            logger.warning("no TensorBoard files in %s: %s", folder, error)
+        """start: the step training continues from; what an earlier attempt wrote beyond it is hidden."""
+        self.folder, self._hide_from = str(folder), start or None
+        self._writer: SummaryWriter | None = None
+        self._outbox = Outbox(f"TensorBoard in {folder}", self._write, ROOM)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One point on every named curve."""
-        for name, value in values.items():
-            self._write(lambda w, n=name, v=value: w.add_scalar(n, v, step))
+        points = dict(values)
+
+        def write(writer: SummaryWriter) -> None:
+            for name, value in points.items():
+                writer.add_scalar(name, value, step)
+
+        self._outbox.put(write)
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """A picture, uint8 [H, W, 3]."""
-        self._write(lambda w: w.add_image(name, pixels, step, dataformats="HWC"))
+        self._outbox.put(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._write(lambda w: w.close())
-        self.writer = None
+    def close(self, wait_seconds: float = 10.0) -> None:
+        """Write what is left, for at most `wait_seconds`."""
+        self._outbox.put(_end, keep=True)
+        self._outbox.close(wait_seconds)
 
-    def _write(self, call: object) -> None:
-        if self.writer is None:
-            return
+    def _write(self, writes: list[Write]) -> None:
+        """After an error a new file is begun: the writer of the old one has died of it. Points that are in both are
+        drawn over each other."""
+        if self._writer is None:
+            self._writer = SummaryWriter(self.folder, purge_step=self._hide_from)
+            self._hide_from = None
         try:
-            call(self.writer)  # type: ignore[operator]
-        except OSError as error:
-            logger.warning("TensorBoard stops: %s", error)
-            self.writer = None
+            for write in writes:
+                write(self._writer)
+            self._writer.flush()
+        except Exception:
+            self._writer, broken = None, self._writer
+            with suppress(Exception):
+                broken.close()
+            raise
+
+
+def _end(writer: SummaryWriter) -> None:
+    writer.close()

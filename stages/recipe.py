@@ -31,6 +31,12 @@ class Tracking:
     uri: str | None = None
     """MLflow tracking URI; none means an SQLite file in the runs folder."""
     experiment: str = "sam2"
+    artifacts: str | None = None
+    """Folder or URL (`s3://bucket/sam2`) that takes checkpoints, past a server's proxy, and all
+    files of a new experiment; none leaves it to the server, or takes the runs folder."""
+    tolerance: float = 0.0
+    """How much worse than the holder of a registry alias a checkpoint may be and still take it over:
+    points of J&F, or hundredths of mIoU."""
 
 
 @dataclass(frozen=True, kw_only=True)

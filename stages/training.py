@@ -36,13 +36,13 @@ from pipeline.precision import LossScale
 from pipeline.progress import ProgressWriter
 from pipeline.stop import StopRequested
 from pipeline.storage import atomic_file
-from pipeline.tracking import Run, fetch_checkpoint, open_run, publish_checkpoint
+from pipeline.tracking import Run, fetch_checkpoint, publish_checkpoint
 from stages.clip_task import ClipTask
 from stages.contract import CheckpointRef, StageResult, StageSpec
-from stages.data_identity import record_data
 from stages.feature_cache import FeatureCache, feature_files
 from stages.memory_plan import fit_stage
 from stages.overlay import training_picture
+from stages.record import open_stage_run
 from stages.settings import ModelChoice, TrainStage
 from stages.sharding import shard_trunk, whole
 from stages.validation import Measure, Validator
@@ -279,7 +279,7 @@ class StageLog:
         assert self.run is not None
         values = {f"validation/{name.replace('@', '_at_')}": v for name, v in found.items()}
         self.board.scalars(step, values)
-        self.run.log_metrics(step, values)
+        self.run.log_metrics(step, values, keep=True)
 
     def picture_of(self, task: ClipTask, clips: TrainingClips) -> Any:
         """A hook that draws the network's answers on one training batch."""
@@ -310,22 +310,6 @@ def mean_by_area(metrics: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def open_stage_run(spec: StageSpec) -> Run:
-    """The MLflow run of this stage, found again by its key when the stage is continued; it names the data."""
-    run = open_run(
-        str(spec.tracking.get("uri", "")),
-        str(spec.tracking.get("experiment", "sam2")),
-        spec.name,
-        spec.key,
-        folder=spec.folder,
-        parent=spec.tracking.get("parent") or None,
-        params=_flat(spec.settings),
-        tags={"stage": spec.name, "kind": spec.kind},
-    )
-    record_data(run, spec.settings)
-    return run
-
-
 def hand_over(
     spec: StageSpec, state: TrainState, run: Run | None, chosen: tuple[Path, int] | None = None
 ) -> StageResult | None:
@@ -347,7 +331,7 @@ def hand_over(
                 save_checkpoint(merged(model), file)
     if run is None:
         return None
-    uri, digest = publish_checkpoint(run, file, file.name)
+    uri, digest = publish_checkpoint(run, file, file.name, spec.tracking.get("artifacts"))
     return StageResult(
         stage=spec.name,
         key=spec.key,
@@ -358,15 +342,3 @@ def hand_over(
         run_id=run.run_id,
         step=state.step,
     )
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names, for MLflow's parameter table."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{where}.{name}" if where else str(name)
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, key))
-        else:
-            flat[key] = value
-    return flat

@@ -21,7 +21,7 @@ HEAVY = ["torch", "torchvision", "mlflow"]
 ORCHESTRATION = ["prefect", "mlflow", "submitit", "hydra"]
 TRAINING_PARTS = [
     *("errors", "settings", "schema", "config", "storage", "stop", "progress", "environment"),
-    *("distributed", "optim", "checkpoint", "loop", "board", "tracking", "spool"),
+    *("distributed", "optim", "checkpoint", "loop", "board", "tracking", "journal"),
 ]
 BLOCKER = """
 import importlib, pkgutil, sys

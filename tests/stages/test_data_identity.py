@@ -62,10 +62,11 @@ def test_every_kind_of_stage_names_its_data():
 def test_mlflow_says_what_was_read(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     prepare_store(uri, "sam2", tmp_path / "artifacts")
-    run = open_run(uri, "sam2", "video_train", "key")
+    run = open_run(uri, "sam2", "video_train", "key", tmp_path / "run")
     settings = settings_of(like.davis(tmp_path / "davis"))
     for _ in range(2):  # a stage that is continued says it again
         record_data(run, settings)
+    run.close()
     digest = open_listing(DatasetSpec(**settings["data"]["clips"])).digest
     found = MlflowClient(uri).get_run(run.run_id)
     assert found.data.tags["data.clips.sha256"] == digest

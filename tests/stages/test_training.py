@@ -156,7 +156,7 @@ def test_mlflow_tells_stopped_from_failed(workshop: Workshop, monkeypatch: pytes
         spec = workshop.spec("image_pretrain", place=place, experiment="others", seed=len(place))
         with pytest.raises(type(error)):
             workshop.run(spec)
-        run_id = find_run(workshop.uri, "others", spec.key)
+        run_id = find_run(workshop.uri, "others", spec.key, spec.folder)
         assert run_id is not None
         return str(mlflow_run(workshop, run_id).info.status)
 
