@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, State
 
 from flows.form import RecipeName, Sizes
 from flows.page import Page, artifact_key
@@ -79,14 +79,14 @@ def sam2_sizes(
     for size in sizes:
         page.flush(patience=600)  # a run of its own has to be made on the server
         request = request_for(size, recipe, overrides, checkpoint, run_name)
-        state = sam2(
+        state: State = sam2(  # type: ignore[assignment]
             recipe=recipe,
             overrides=list(request.overrides),
             checkpoint=request.checkpoint or "",
             run_name=request.run_name or "",
             return_state=True,
         )
-        said = "done" if state.is_completed() else state.name.lower()
+        said = "done" if state.is_completed() else str(state.name).lower()
         rows.append(row_of(size, request, said))
         if not state.is_completed():
             get_run_logger().error("%s: %s", size, state.message)

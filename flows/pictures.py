@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.journal import METRICS, read_lines
 from stages.contract import StageResult
 
 CURVES = ("loss", "grad_norm", "lr")
@@ -17,7 +17,7 @@ STILL_WIDTH = 960
 def pictures_of(folder: Path, result: StageResult) -> Iterator[tuple[str, Path]]:
     """(what it shows, file): the curves of a training, pictures a stage made itself, a still of its
     film. One that cannot be drawn is left out."""
-    curves = draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    curves = draw_curves(folder / METRICS, folder / "curves.png")
     if curves is not None:
         yield "curves", curves
     for what, place in result.files.items():
@@ -72,15 +72,6 @@ def draw_still(film: Path, out: Path) -> Path | None:
 
 def _points(metrics: Path) -> dict[int, dict[str, float]]:
     """Values by step, the last word counting where a step was taken twice, thinned evenly."""
-    points: dict[int, dict[str, float]] = {}
-    if not metrics.is_file():
-        return points
-    with metrics.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-                points[int(row["step"])] = row["values"]
-            except (ValueError, KeyError, TypeError):  # cut by a kill; the step was logged again
-                continue
+    points = {int(row["step"]): row["values"] for row in read_lines(metrics)}
     steps = sorted(points)[:: max(1, len(points) // POINTS)]
     return {step: points[step] for step in steps}

@@ -53,7 +53,12 @@ def perform(run: Run, stage: PlannedStage, watchers: Sequence[Watcher]) -> Stage
         reused = result is not None
         if result is None:
             begin()
-            result = _launch(run, spec, look)
+            try:
+                result = _launch(run, spec, look)
+            except BaseException:  # also a cancelled flow run
+                for watcher in watchers:
+                    watcher.stage_fails(spec)
+                raise
         else:
             wait_for_rest(folder, run.recipe.launch)
     for watcher in watchers:
