@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import StageError
 from pipeline.heartbeat import pulse
+from pipeline.rendezvous import meet
 
 BUCKET_ELEMENTS = 8 << 20
 """Gradients reduced in one call: 32 MB of fp32, large enough that latency does not count."""
@@ -110,8 +111,9 @@ def init(device: str = "auto", timeout_seconds: float = 600.0) -> World:
         )  # the host's own name often does not resolve
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     device_id = chosen if backend == "nccl" else None
+    store = meet(rank, size, timeout) if _under_slurm() else None  # None: MASTER_ADDR and _PORT
     dist.init_process_group(
-        backend, rank=rank, world_size=size, timeout=timeout, device_id=device_id
+        backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=device_id
     )
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
     return World(rank=rank, size=size, device=chosen, control=control)
@@ -175,21 +177,21 @@ def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def _who_am_i() -> tuple[int, int, int]:
-    """(rank, world size, local rank) from the environment; sets MASTER_ADDR and MASTER_PORT under
-    submitit."""
+    """(rank, world size, local rank) from the environment."""
     if os.environ.get("SUBMITIT_EXECUTOR"):
-        from submitit.helpers import TorchDistributedEnvironment
+        from submitit import JobEnvironment
 
-        address = os.environ.get("MASTER_ADDR")  # the first node's name need not resolve
-        found = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if address or os.environ["SUBMITIT_EXECUTOR"] == "local":
-            os.environ["MASTER_ADDR"] = address or "127.0.0.1"
-        return found.rank, found.world_size, found.local_rank
+        found = JobEnvironment()
+        return found.global_rank, found.num_tasks, found.local_rank
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:
         local_rank = int(environment.get("LOCAL_RANK", environment["RANK"]))
         return int(environment["RANK"]), int(environment["WORLD_SIZE"]), local_rank
     return 0, 1, 0
+
+
+def _under_slurm() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:

@@ -1,102 +1,242 @@
-"""The same promises on a real SLURM: two nodes on this machine, where it is installed."""
+"""On a real SLURM, two nodes on this machine: results, causes, states, and jobs that come back after
+a time limit, a preemption or the loss of a node."""
 
-import os
-import shutil
+import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline import slurm
+from pipeline.array import launch_array
 from pipeline.errors import ConfigError, StageError
 from pipeline.launch import launch, read_handle
 from pipeline.progress import Progress
 from pipeline.settings import LaunchConfig
+from pipeline.stop import StopRequested
+from pipeline.submission import backend_for
+from tests.cluster import Cluster
 from tests.pipeline import jobs
-
-pytestmark = pytest.mark.slow
-CONFIG = LaunchConfig(
-    launcher="slurm",
-    threads=1,
-    timeout_minutes=30,
-    partition="main",
-    setup=("export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo",),
+from tests.pipeline.slurm_jobs import (
+    Training,
+    lives,
+    train,
+    two_lives,
+    use_up_memory,
+    visible_gpus,
+    where_am_i,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two nodes and a controller; the environment points to them meanwhile."""
-    script = shared_dir / "tools" / "slurm_up.sh"
-    if shutil.which("slurmd") is None and not Path("/usr/sbin/slurmd").exists():
-        pytest.skip("no SLURM here: apt-get install slurm-wlm munge")
-    before = dict(os.environ)
-    os.environ["SLURM_SIM_DIR"] = str(tmp_path_factory.mktemp("slurm"))
-    command = f'eval "$({script} env)"; env -0'
-    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    os.environ.update(line.split("=", 1) for line in found.stdout.split("\0") if "=" in line)
-    subprocess.run([script, "up"], check=True, capture_output=True)
-    try:
-        yield
-    finally:
-        subprocess.run([script, "down"], check=False, capture_output=True)
-        os.environ.clear()
-        os.environ.update(before)
+CONFIG = LaunchConfig(launcher="slurm", threads=1, timeout_minutes=30, partition="main")
+TWO = replace(CONFIG, nodes=2)
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "SLURM_SECONDS", 3.0)
-
-
-def once_started(folder: Path, act: Callable[[], None]) -> Callable[[Progress | None], None]:
-    """A listener that acts once, when the job's first life has begun."""
+def listener(
+    condition: Callable[[], bool], act: Callable[[], None]
+) -> Callable[[Progress | None], None]:
+    """A listener that acts once, as soon as something holds."""
+    acted: list[bool] = []
 
     def listen(progress: Progress | None) -> None:
-        if (folder / "life-0").exists() and not (folder / "acted").exists():
-            (folder / "acted").touch()
+        if not acted and condition():
+            acted.append(True)
             act()
 
     return listen
 
 
-def queue() -> str:
-    return subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout
+def job_of(folder: Path) -> str:
+    handle = read_handle(folder)
+    assert handle is not None
+    return handle.job_id
 
 
-def test_results_and_causes(tmp_path: Path) -> None:
-    two = LaunchConfig(**{**CONFIG.__dict__, "nodes": 2})
-    assert launch(jobs.rank_and_sum, 3, tmp_path / "a", two, name="stage") == (2, 7.0, "1")
+def slurm(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def straight(tmp_path: Path, steps: int) -> dict:
+    """The weights of the same training, never interrupted, as two processes of this machine."""
+    config = LaunchConfig(threads=1, tasks_per_node=2)
+    folder = tmp_path / "straight"
+    return launch(train, Training(str(folder), steps, 0.0), folder, config, name="straight")
+
+
+def test_ranks_meet_on_two_nodes_and_shards_share_an_array(tmp_path: Path) -> None:
+    assert launch(jobs.rank_and_sum, 3, tmp_path / "a", TWO, name="stage") == (2, 7.0, "1")
+    work = [(number, str(tmp_path)) for number in (2, 3, 4)]
+    assert launch_array(jobs.square_once, work, tmp_path / "b", CONFIG, name="x") == [4, 9, 16]
+    handle = read_handle(tmp_path / "b")
+    assert handle is not None
+    state = backend_for(CONFIG, handle).state(handle)
+    assert (state.state, state.reason) == ("COMPLETED", "3 completed")
+
+
+@pytest.mark.slow
+def test_causes_are_told(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="stage failed: RuntimeError: oops"):
-        launch(jobs.stumble, "oops", tmp_path / "b", CONFIG, name="stage")
-    nowhere = LaunchConfig(**{**CONFIG.__dict__, "partition": "nowhere"})
+        launch(jobs.stumble, "oops", tmp_path / "a", CONFIG, name="stage")
+    with pytest.raises(StageError, match=r"SLURM says FAILED on n\d .*NonZeroExitCode"):
+        launch(use_up_memory, None, tmp_path / "b", CONFIG, name="stage")
+    nowhere = replace(CONFIG, partition="nowhere")
     with pytest.raises(ConfigError, match=r"not accepted by SLURM.*partition"):
         launch(jobs.square, 1, tmp_path / "c", nowhere, name="stage")
 
 
-def test_a_time_limit_saves_and_requeues(tmp_path: Path) -> None:
-    def preempt() -> None:
+@pytest.mark.slow
+def test_gpus_prologue_and_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster
+) -> None:
+    if "gpu" in cluster.ask("sinfo", "-h", "-o", "%G"):
+        two = replace(CONFIG, gpus_per_node=2)
+        assert launch(visible_gpus, None, tmp_path / "a", two, name="stage") == "0,1"
+    stand_in = tmp_path / "bin" / "apptainer"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        '#!/bin/bash\n[ "$*" = "${*#exec --bind /a:/b image.sif }" ] && exit 1\nshift 4\n'
+        'FROM_CONTAINER=$1 exec "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    python = subprocess.run(["which", "python3"], capture_output=True, text=True, check=True)
+    assert python.stdout
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{__import__('os').environ['PATH']}")
+    inside = replace(
+        CONFIG,
+        container="image.sif",
+        mounts=("/a:/b",),
+        python=__import__("sys").executable,
+        setup=("export FROM_SETUP=prologue",),
+    )
+    found = launch(where_am_i, None, tmp_path / "b", inside, name="stage")
+    assert found == ("prologue", inside.python)
+
+
+@pytest.mark.slow
+def test_more_requeues_than_submitit_allows_and_the_same_weights(tmp_path: Path) -> None:
+    steps, folder = 24, tmp_path / "a"
+
+    def limit(progress: Progress | None) -> None:
+        """Say what SLURM says before a time limit, once in each of four lives."""
+        life = len(lives(folder)) - 1
+        begun, told = folder / f"life-{life}-step", folder / f"told-{life}"
+        if begun.exists() and not told.exists() and life < 4:
+            told.touch()
+            slurm("scancel", "--signal=USR2", job_of(folder))
+
+    work = Training(str(folder), steps, 0.5)
+    found = launch(train, work, folder, TWO, name="stage", on_poll=limit)
+    assert len(lives(folder)) == 5
+    assert found == straight(tmp_path, steps)
+
+
+@pytest.mark.slow
+def test_the_time_limit_itself(tmp_path: Path) -> None:
+    """A limit of one minute is less than a save may need, so the job asks for more soon."""
+    steps, folder = 8, tmp_path / "a"
+    minute = replace(TWO, timeout_minutes=1)
+    work = Training(str(folder), steps, 1.5)
+    found = launch(train, work, folder, minute, name="stage")
+    assert len(lives(folder)) > 1
+    assert found == straight(tmp_path, steps)
+
+
+@pytest.mark.slow
+def test_scancel_is_seen_within_half_a_minute(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def cancel() -> None:
         handle = read_handle(tmp_path)
         assert handle is not None
-        subprocess.run(["scancel", "--signal=USR2", handle.job_id], check=True)
+        state = backend_for(CONFIG, handle).state(handle)
+        assert (state.state, state.nodes[:1]) == ("RUNNING", "n") and state.since > 0
+        slurm("scancel", handle.job_id)
+        seen.append(time.monotonic())
 
-    listen = once_started(tmp_path, preempt)
-    found = launch(jobs.two_lives, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
-    assert found == "life 1"
+    listen = listener((tmp_path / "life-0").exists, cancel)
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        launch(two_lives, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
+    assert time.monotonic() - seen[0] < 30
     assert (tmp_path / "saved-0").exists()
 
 
-def test_an_interrupt_saves_and_cancels(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_preempted_job_comes_back(tmp_path: Path, cluster: Cluster) -> None:
+    states: set[str] = set()
+    script = tmp_path / "high.sh"
+    script.write_text("#!/bin/bash\n#SBATCH -p high -N2 --exclusive -o /dev/null\nsleep 8\n")
+
+    def listen(progress: Progress | None) -> None:
+        handle = read_handle(tmp_path)
+        if handle is None:
+            return
+        state = backend_for(TWO, handle).state(handle)
+        states.add(state.state)
+        preempt(progress)
+
+    preempt = listener((tmp_path / "life-0").exists, lambda: slurm("sbatch", str(script)))
+    found = launch(two_lives, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
+    assert found == "life 1"
+    assert (tmp_path / "saved-0").exists()
+    assert "RUNNING" in states
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_replaced(tmp_path: Path, cluster: Cluster) -> None:
+    steps, folder = 16, tmp_path / "a"
+    folder.mkdir()
+    reasons: list[str] = []
+
+    def listen(progress: Progress | None) -> None:
+        pull_the_plug(progress)
+        handle = read_handle(folder)
+        if handle is None:
+            return
+        reasons.append(backend_for(TWO, handle).state(handle).text)
+        if "n2" not in cluster.daemons and "down" in cluster.ask("sinfo", "-h", "-n", "n2", "-o%T"):
+            cluster.revive("n2", wait=False)
+
+    midway = folder / "life-0-step"
+    pull_the_plug = listener(
+        lambda: midway.exists() and int(midway.read_text() or 0) > 5, lambda: cluster.fail("n2")
+    )
+    work = Training(str(folder), steps, 0.3)
+    found = launch(train, work, folder, TWO, name="stage", on_poll=listen)
+    assert len(lives(folder)) == 2
+    assert found == straight(tmp_path, steps)
+
+
+@pytest.mark.slow
+def test_an_array_names_what_failed_and_ends_as_one(tmp_path: Path, cluster: Cluster) -> None:
+    work = [(number, str(tmp_path)) for number in (2, -3, 4)]
+    one = replace(CONFIG, parallel=2)
+    with pytest.raises(StageError, match=r"1 of 3 shards failed \(shard 2: ValueError"):
+        launch_array(jobs.square_once, work, tmp_path / "a", one, name="x")
+    (tmp_path / "allowed").touch()
+    assert launch_array(jobs.square_once, work, tmp_path / "a", one, name="x") == [4, 9, 16]
+    assert (tmp_path / "ran-2").read_text() == "x"
+
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    listen = once_started(tmp_path, interrupt)
+    work = [(number, str(tmp_path)) for number in range(3)]
+    listen = listener((tmp_path / "began-0").exists, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        launch(jobs.two_lives, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
+        launch_array(jobs.slow_square, work, tmp_path / "b", one, name="x", on_poll=listen)
+    cluster.wait(lambda: not cluster.ask("squeue", "-h"))
+    assert not (tmp_path / "began-2").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_and_cancels(tmp_path: Path, cluster: Cluster) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    listen = listener((tmp_path / "life-0").exists, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launch(two_lives, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
     assert (tmp_path / "saved-0").exists()
-    until = time.monotonic() + 30
-    while queue() and time.monotonic() < until:
-        time.sleep(0.5)
-    assert not queue()
+    cluster.wait(lambda: not cluster.ask("squeue", "-h"), seconds=30)
+    assert json.loads((tmp_path / "ended.json").read_text())["kind"] == "stopped"
