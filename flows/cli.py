@@ -78,6 +78,11 @@ The new folder appears when all of it is written; every malformed item has its l
   sam2-pipeline export runs/smoke/final.pt --out shards --format safetensors --shards
 
 What is written is read back and compared before the command says so.""",
+    "reap": """examples:
+  sam2-pipeline reap                       jobs nobody waits for, and what else killed runs left
+  sam2-pipeline reap runs/smoke --yes      end them, and remove the leftovers
+
+Exit code 0: nothing is left; 1: something is. A run that lives, and its jobs, are left alone.""",
     "up": "The ports can also be set with SAM2_PREFECT_PORT, SAM2_MLFLOW_PORT and "
     "SAM2_TENSORBOARD_PORT.",
 }
@@ -159,8 +164,15 @@ def _parser() -> argparse.ArgumentParser:
         up.add_argument(f"--{name}-port", type=int, metavar="PORT")
     command("down", "stop what `up` started")
     command("status", "show what `up` started")
+    _add_reap(command("reap", "list what killed runs left behind, and end it"))
     parser.commands = tuple(commands.choices)
     return parser
+
+
+def _add_reap(reap: argparse.ArgumentParser) -> None:
+    reap.add_argument("runs", nargs="?", type=Path, default=Path("runs"), help="folder (runs)")
+    reap.add_argument("--yes", action="store_true", help="end all of it; otherwise only list")
+    reap.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

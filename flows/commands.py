@@ -21,6 +21,7 @@ from flows.export import export
 from flows.extract import extract_frames
 from flows.parts import evaluate, synth
 from flows.predict import predict
+from flows.reap import reap
 from flows.results import short
 from flows.run import Request, Run
 from pipeline.errors import ConfigError, StageError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clips", "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict",
-    "recipes", "run", "stage", "status", "synth", "up",
+    "reap", "recipes", "run", "stage", "status", "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")

@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from flows import daemons, services
 from flows.home import prefect_settings, state_folder
+from flows.orphans import dead_servers
 from flows.run import Request
 from flows.terminal import Terminal
 from pipeline.cli import Terminated
@@ -88,7 +87,7 @@ def _server(terminal: Terminal) -> Iterator[None]:
         terminal.say(f"[dim]on the Prefect server {url.removesuffix('/api')}[/]")
         yield
         return
-    _sweep(state)
+    _sweep(state, terminal)
     port = daemons.free_port()
     os.environ.update(prefect_settings(state, f"http://127.0.0.1:{port}/api"))
     server = services.start_prefect_server(
@@ -104,9 +103,9 @@ def _server(terminal: Terminal) -> Iterator[None]:
     yield
 
 
-def _sweep(state: Path) -> None:
+def _sweep(state: Path, terminal: Terminal) -> None:
     """End servers whose flow was killed before it could do so."""
-    for path in state.glob("server-*.json"):
-        owner = path.stem.removeprefix("server-")
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            daemons.stop(state, path.stem)
+    for name in dead_servers(state):
+        daemons.stop(state, name)
+        owner = name.removeprefix("server-")
+        terminal.say(f"[dim]stopped the Prefect server of process {owner}, which was killed[/]")

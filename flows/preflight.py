@@ -12,6 +12,7 @@ from typing import Any
 from data.world.folder import check_space
 from flows.run import Run
 from pipeline.errors import CheckpointError, DataError
+from pipeline.private import make_private
 from pipeline.storage import is_remote, require_space, require_writable
 from stages.contract import TRAINING_KINDS
 from stages.recipe import PlannedStage
@@ -25,10 +26,10 @@ MARGIN = 10_000_000
 def check(run: Run) -> None:
     """Raise a PipelineError for the first thing that would stop `run` half way.
 
-    Looks at what the wanted stages need that is not made on the way: the run folder (can it be
-    written?), data folders, the given checkpoint, and free space.
+    Looks at what the wanted stages need that is not made on the way: the run folder (can we write
+    it, and nobody else?), data folders, the given checkpoint, and free space.
     """
-    require_writable(run.recipe.folder, "run folder")
+    require_writable(make_private(run.recipe.folder), "run folder")
     _require_data(run)
     checkpoint = run.recipe.checkpoint
     if checkpoint and "://" not in checkpoint and not checkpoint.startswith("runs:/"):

@@ -7,7 +7,7 @@ Prefect. Nothing here, and nothing it imports, loads torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
@@ -22,6 +22,7 @@ from prefect.states import Cancelled, State
 from flows import preflight
 from flows.form import AnyStage, RecipeName, StageName
 from flows.memory import fit_ahead
+from flows.reap import looked_after
 from flows.run import Request, Run
 from flows.stage import perform
 from flows.tracking import open_parent_run
@@ -133,7 +134,7 @@ def go_through(run: Run) -> State | None:
     _tell(watchers, lambda watcher: watcher.run_begins(run, stages))
     fit_ahead(run, lambda line: _tell(watchers, lambda watcher: watcher.run_notes(line)))
     try:
-        with open_parent_run(run):
+        with _looked_after(run, watchers), open_parent_run(run):
             for stage in stages:
                 named = _stage_task.with_options(task_run_name=stage.name)
                 used = [run.results[name] for name in _uses(stage) if name in run.results]
@@ -151,6 +152,13 @@ def _stage_task(work: Callable[[], StageResult], used: Sequence[StageResult]) ->
     What is done already is decided by our own key, not by Prefect's cache.
     """
     return work()
+
+
+def _looked_after(run: Run, watchers: Sequence[Watcher]) -> AbstractContextManager[None]:
+    """Say what was left behind, and leave nothing unnoticed ourselves."""
+    return looked_after(
+        run, str(flow_run.id), lambda line: _tell(watchers, lambda w: w.run_notes(line))
+    )
 
 
 def _uses(stage: PlannedStage) -> set[str]:

@@ -19,6 +19,7 @@ from flows.checkpoints import external_checkpoint, in_place
 from pipeline.config import did_you_mean
 from pipeline.errors import ConfigError, PipelineError, StageError, StorageError
 from pipeline.launch import stop_stage
+from pipeline.private import make_private
 from stages.contract import (
     TRAINING_KINDS,
     CheckpointRef,
@@ -162,6 +163,7 @@ class Run:
             _move(_aside(folder, spec.key), folder)
         if read_result(folder, spec.key) is not None and self.finished(spec) is None:
             (folder / "done.json").unlink()
+        make_private(folder)
         write_spec(spec)
 
     def states(self) -> list[tuple[str, str]]:

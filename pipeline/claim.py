@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.errors import StageError
 from pipeline.owner import Owner
+from pipeline.private import make_folder
 from pipeline.storage import read_json
 
 RENEW_SECONDS = 15.0
@@ -50,7 +51,7 @@ def claim(
     if (path, thread) in _nested:
         yield False
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     waited = False
     while (descriptor := _take(path, key)) is None:
         waited = True

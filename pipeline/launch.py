@@ -33,7 +33,7 @@ from pipeline.stop import StopRequested, reset_stop, signals_request_stop, stop_
 from pipeline.storage import read_json, write_json
 from pipeline.submission import backend_for, recorded_job, submit
 
-__all__ = ["LaunchConfig", "launch", "read_handle", "running_job", "stop_stage"]
+__all__ = ["LaunchConfig", "launch", "read_handle", "running_job", "stop_stage", "wait_for_rest"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -44,6 +44,8 @@ LEASE_SECONDS = 10.0
 """How often the launching process says that it is still there."""
 BEAT_SECONDS = 20.0
 """A job the scheduler has forgotten is dead when its heartbeat rests for so long."""
+REST_SECONDS = 60.0
+"""How long a job may go on after its result is written."""
 LIVES = 3
 """Lives in a row without a step of progress after which a job is not started again."""
 logger = logging.getLogger(__name__)
@@ -100,12 +102,30 @@ def launch(
             handle = None  # it was already stopping when we came
 
 
-def running_job(folder: str | Path, config: LaunchConfig) -> Handle | None:
-    """The job of the stage in `folder` that is alive now, whoever submitted it."""
-    handle = recorded_job(Path(folder).resolve(), config)
+def running_job(
+    folder: str | Path, config: LaunchConfig, *, only_look: bool = False
+) -> Handle | None:
+    """The job of the stage in `folder` that is alive now, whoever submitted it. only_look: write
+    nothing and do not wait for a scheduler that is behind."""
+    handle = recorded_job(Path(folder).resolve(), config, only_look=only_look)
     if handle is None or not _alive(backend_for(config, handle), handle):
         return None
     return handle
+
+
+def wait_for_rest(folder: str | Path, config: LaunchConfig) -> None:
+    """Let the job of a stage whose result is there come to its end, and end it if it does not: what
+    comes next needs its memory."""
+    handle = running_job(folder, config)
+    if handle is None:
+        return
+    backend, until = backend_for(config, handle), time.monotonic() + REST_SECONDS
+    while _alive(backend, handle):
+        if time.monotonic() > until:
+            logger.warning("job %s has its result and does not end: ending it", handle.job_id)
+            _end(backend, handle, Path(handle.folder), config.stop_seconds)
+            return
+        time.sleep(max(config.poll_seconds, backend.least_pause))
 
 
 def stop_stage(folder: str | Path, config: LaunchConfig) -> bool:

@@ -15,15 +15,11 @@ from pipeline.remote import reason
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def make_private(folder: str | Path, mode: int = 0o755) -> Path:
+def make_folder(folder: str | Path, mode: int = 0o755) -> Path:
     """Make `folder`, and what is missing above it, such that only we write there, whatever the
-    umask; returns it, absolute. One that is there must be so already.
-
-    mode: of what is made; 0o700 where others need not even read. Raises StorageError.
-    """
+    umask; returns it, absolute. What is there stays as it is. Raises StorageError."""
     path = Path(folder).expanduser().absolute()
-    missing = [path, *path.parents]
-    missing = missing[: next(i for i, place in enumerate(missing) if place.exists())]
+    missing = [place for place in (path, *path.parents) if not place.exists()]
     try:
         for place in reversed(missing):
             place.mkdir(mode=mode, exist_ok=True)
@@ -31,6 +27,15 @@ def make_private(folder: str | Path, mode: int = 0o755) -> Path:
         raise StorageError(
             f"{path} cannot be made ({reason(error)}); give another folder, or mend its permissions"
         ) from error
+    return path
+
+
+def make_private(folder: str | Path, mode: int = 0o755) -> Path:
+    """`make_folder`, and what is there already must be ours alone, too. Raises StorageError.
+
+    mode: of what is made; 0o700 where others need not even read.
+    """
+    path = make_folder(folder, mode)
     require_private(path)
     return path
 

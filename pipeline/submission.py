@@ -53,23 +53,25 @@ def backend_for(
     return _backend(launcher, config)
 
 
-def recorded_job(folder: Path, config: LaunchConfig, *, patient: bool = True) -> Handle | None:
+def recorded_job(folder: Path, config: LaunchConfig, *, only_look: bool = False) -> Handle | None:
     """The job last submitted for the stage in `folder`, whether or not it still runs; None when
     there was none.
 
-    A submission whose answer was lost is looked up, by the job's name and the time, and its handle
-    written. patient: wait for a scheduler that may be behind. Raises StageError when it does not
-    answer at all: submitting again might make two jobs.
+    A submission whose answer was lost is looked up, by the job's name and the time, with patience
+    for a scheduler that may be behind, and its handle written. only_look: write nothing and do not
+    wait. Raises StageError when the scheduler does not answer: submitting again might make two
+    jobs.
     """
     intent = unanswered(folder)
     if intent is None:
         return read_handle(folder)
     backend = _backend(intent.launcher, config)
-    until = intent.time + LOOK_UP_SECONDS if patient else 0.0
-    job_id = look_up(backend, intent, until)
+    job_id = look_up(backend, intent, 0.0 if only_look else intent.time + LOOK_UP_SECONDS)
     if job_id is None:
         return None
     handle = _handle(folder, intent, job_id)
+    if only_look:
+        return handle
     if intent.owner.get("host") == socket.gethostname() or intent.launcher != "local":
         backend.adopt(handle)
     write_handle(folder, handle)
