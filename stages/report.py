@@ -19,20 +19,29 @@ from pipeline.config import parse
 from pipeline.errors import StageError
 from pipeline.storage import write_json
 from stages.contract import StageResult, StageSpec, read_result, read_spec
+from stages.evaluation.details import DETAILS, Details, read_details
 from stages.evaluation.media import write_video
 from stages.evaluation.overlays import Shown, film, strip
-from stages.evaluation.report import write_report
-from stages.evaluation.report_data import Case, Curve, ReportData, StageRow, stage_title
+from stages.evaluation.report.data import Case, Curve, ReportData, StageRow, stage_title
+from stages.evaluation.report.failures import worst_words
+from stages.evaluation.report.origins import sources
+from stages.evaluation.report.page import FIGURES, write_report
 from stages.evaluation.summary import Summary, read_summary
 from stages.training import open_stage_run
 
 FILM_CLIPS = 3
 """Clips one below the other in the film."""
+FILM_FRAMES = 96
+"""Frames of a film at most; of longer clips, some are left out evenly."""
+CASES = 6
+"""Clips drawn in the report: of more, the best and the worst."""
+CASE_HEIGHT = 150
+"""Pixels of a picture in the clip of a case."""
 CURVES = ("loss", "loss/focal", "loss/dice", "loss/iou", "loss/object", "lr")
 
 
 def run(spec: StageSpec) -> StageResult:
-    """Write report.html, film.mp4 and results.json into the run's folder."""
+    """Write report.html, figures/, film.mp4 and results.json into the run's folder."""
     run_folder = Path(spec.folder).parent
     names: Sequence[str] = spec.settings["evaluations"]
     trained = [name.removesuffix(".evaluate") for name in names if not name.startswith("start.")]
@@ -45,23 +54,26 @@ def run(spec: StageSpec) -> StageResult:
         description=spec.settings["description"],
         stages=rows,
         untrained=_summary(start) if (start / "summary.json").is_file() else None,
+        untrained_details=_details(start),
         repeated=_summary(run_folder / names[-1], "baseline.json"),
-        cases=_cases(shown, rows),
+        cases=_cases(shown, rows, Path(spec.folder) / "clips"),
         film=_film(shown, run_folder / "film.mp4"),
         config={name: read_spec(run_folder / name / "spec.json").settings for name in trained},
         facts=_facts(spec, rows),
+        measured_on=sources(read_spec(run_folder / names[-1] / "spec.json")),
     )
     page = write_report(data, run_folder / "report.html")
     results = run_folder / "results.json"
     write_json(results, {row.name: {**row.summary.metrics(), "sha256": row.sha256} for row in rows})
-    files = {"report": str(page), "results": str(results)}
+    files = {"report": str(page), "results": str(results), "figures": str(run_folder / FIGURES)}
+    (run_folder / FIGURES).mkdir(exist_ok=True)  # a report without numbers has no charts
     if data.film is not None:
         files["film"] = str(data.film)
     if rows:
         files["final weights"] = str(_final_weights(run_folder, trained[-1]))
     record = open_stage_run(spec)
     for file in files.values():
-        if Path(file).suffix != ".pt":
+        if Path(file).suffix not in (".pt", ""):
             record.log_artifact(file)
     record.close()
     return StageResult(
@@ -76,7 +88,7 @@ def _row(run_folder: Path, name: str) -> StageRow:
         raise StageError(
             f"{run_folder / name} has no result; run the stage {name} before the report"
         )
-    given = read_spec(run_folder / name / "spec.json").input
+    spec = read_spec(run_folder / name / "spec.json")
     return StageRow(
         name=name,
         summary=_summary(run_folder / f"{name}.evaluate"),
@@ -84,13 +96,23 @@ def _row(run_folder: Path, name: str) -> StageRow:
         step=result.step,
         checkpoint=result.checkpoint.uri,
         sha256=result.checkpoint.sha256,
-        input_sha256=given.sha256 if given else "",
+        input_sha256=spec.input.sha256 if spec.input else "",
         curves=_curves(run_folder / name / "metrics.jsonl"),
+        kind=spec.kind,
+        details=_details(run_folder / f"{name}.evaluate"),
+        settings=spec.settings,
+        trained_on=sources(spec),
+        data_digests=spec.upstream,
     )
 
 
 def _summary(folder: Path, name: str = "summary.json") -> Summary:
     return read_summary(folder / name)
+
+
+def _details(folder: Path) -> Details | None:
+    """Every score of an evaluation; none of one made before they were kept."""
+    return read_details(folder / DETAILS) if (folder / DETAILS).is_file() else None
 
 
 def _curves(path: Path) -> tuple[Curve, ...]:
@@ -134,7 +156,17 @@ def _film(shown: Sequence[Shown], path: Path) -> Path | None:
     if not shown:
         return None
     crowded = sorted(shown, key=lambda clip: -clip.truth.shape[1])
-    return write_video(film(crowded[:FILM_CLIPS]), path, fps=6)
+    return write_video(film([_shortened(clip) for clip in crowded[:FILM_CLIPS]]), path, fps=6)
+
+
+def _shortened(clip: Shown) -> Shown:
+    """At most FILM_FRAMES of its frames, evenly."""
+    count = len(clip.frames)
+    if count <= FILM_FRAMES:
+        return clip
+    kept = np.linspace(0, count - 1, FILM_FRAMES).round().astype(int)
+    answers = {label: masks[kept] for label, masks in clip.answers.items()}
+    return Shown(clip.name, clip.frames[kept], clip.truth[kept], answers)
 
 
 def _clip(dataset: Dataset, index: int, answers: Mapping[str, np.ndarray]) -> Shown:
@@ -148,20 +180,32 @@ def _unpacked(file: Path) -> np.ndarray:
         return np.unpackbits(stored["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
-def _cases(shown: Sequence[Shown], rows: Sequence[StageRow]) -> tuple[Case, ...]:
-    """A strip of every kept clip, the best of the last stage first."""
-    video = rows[-1].summary.video if rows else None
+def _cases(shown: Sequence[Shown], rows: Sequence[StageRow], folder: Path) -> tuple[Case, ...]:
+    """The best and the worst kept clips of the last stage, the best first, as strips and films."""
+    if not rows:
+        return ()
+    video, details = rows[-1].summary.video, rows[-1].details
     scores = video.sequences if video else {}
+    objects = (
+        {v.name: v.objects for v in details.videos.videos} if details and details.videos else {}
+    )
     ordered = sorted(shown, key=lambda clip: -scores.get(clip.name, float("-inf")))
+    chosen = list(enumerate(ordered))
+    if len(chosen) > CASES:
+        chosen = chosen[: CASES // 2] + chosen[-(CASES // 2) :]
     cases = []
-    for place, clip in enumerate(ordered):
-        word = "best" if place == 0 else "worst" if place == len(ordered) - 1 else "clip"
-        score = (
-            f"J&F {scores[clip.name]:.1f} after {stage_title(rows[-1].name)}"
-            if clip.name in scores
-            else ""
+    for place, clip in chosen:
+        word = "best" if place == 0 else "worst" if place == len(ordered) - 1 else f"{place + 1}."
+        said = [f"J&F {scores[clip.name]:.1f} after {stage_title(rows[-1].name)}"]
+        said += filter(None, [worst_words(objects.get(clip.name, ()))])
+        title = f"{clip.name} ({word} of {len(ordered)} drawn)"
+        caption = "; ".join(said) if clip.name in scores else ""
+        frames = film([_shortened(clip)], height=CASE_HEIGHT)
+        cases.append(
+            Case(
+                title, caption, strip(clip), write_video(frames, folder / f"{clip.name}.mp4", fps=6)
+            )
         )
-        cases.append(Case(f"{clip.name} ({word} of {len(ordered)} shown)", score, strip(clip)))
     return tuple(cases)
 
 

@@ -12,8 +12,10 @@ from pipeline.errors import DataError
 from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import Protocol, VideoScores, score_video
 from stages.evaluation.media import write_video
-from stages.evaluation.report import time_text, write_report
-from stages.evaluation.report_data import Case, Curve, ReportData, StageRow, story
+from stages.evaluation.report.data import Case, Curve, ReportData, StageRow
+from stages.evaluation.report.headline import time_text
+from stages.evaluation.report.page import write_report
+from stages.evaluation.report.story import story
 from stages.evaluation.summary import (
     ImageSummary,
     Summary,
@@ -116,6 +118,7 @@ def test_report_stands_alone_and_says_what_it_should(data, tmp_path):
     assert "@import" not in html
     assert not re.findall(r"url\((?!#)", html)
     assert "script" not in page.tags
+    assert (tmp_path / "out" / "figures" / "stages.png").stat().st_size > 2000
     assert "video" in page.tags
     text = " ".join(" ".join(page.text).split())
     for part in (
