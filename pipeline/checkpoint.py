@@ -40,6 +40,7 @@ __all__ = [
     "latest_valid",
     "load",
     "pack",
+    "read",
     "read_plain",
     "resume",
     "save",
@@ -166,14 +167,8 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
         raise CheckpointError(
             f"{path} has sha256 {found}, expected {expected}; it is not the promised file"
         )
-    values = read_plain(path)
-    if values.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: format {values.get('format')!r}, expected {FORMAT}; not a training checkpoint"
-        )
     try:
-        if state.sharding:
-            values = state.sharding.shared_out(values, state.optimizer)
+        values = _own_part(state, path)
         state.model.load_state_dict(values["model"])
         state.optimizer.load_state_dict(values["optimizer"])
         for name, item in state.extras().items():
@@ -185,6 +180,36 @@ def load(state: TrainState, path: str | Path, expected: str | None = None) -> No
         ) from error
     state.step, state.skipped = int(values["step"]), int(values["skipped"])
     state.notes, state.ended = dict(values["notes"]), str(values["ended"])
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """All of the checkpoint at `path`, a file or the folder of one that several ranks wrote, whole
+    and on the CPU."""
+    if not Path(path).is_dir():
+        return _of_format(read_plain(path), path)
+    from pipeline.checkpoint_parts import read_parts  # takes a second to load, for few stages
+
+    return _of_format(read_parts(path), path)
+
+
+def _own_part(state: TrainState, path: str | Path) -> dict[str, Any]:
+    """What `state` loads of the checkpoint at `path`. Raises ValueError where it does not fit."""
+    if state.sharding is None:
+        return read(path)
+    from pipeline.checkpoint_parts import cut, read_parts
+
+    rows_of = state.sharding.rows_of(state.optimizer)
+    if not Path(path).is_dir():
+        return state.sharding.joined(cut(read(path), rows_of))
+    return state.sharding.joined(_of_format(read_parts(path, rows_of), path))
+
+
+def _of_format(values: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    if values.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {values.get('format')!r}, expected {FORMAT}; not a training checkpoint"
+        )
+    return values
 
 
 def resume(
@@ -209,19 +234,19 @@ def resume(
 
 
 def pack(state: TrainState) -> dict[str, Any]:
-    """All of `state` as plain values, whole. Where it is shared out every rank calls it, and rank
-    0's is the one to write."""
+    """All of `state` as nested dictionaries of live tensors and plain values; where it is shared out,
+    this rank's part."""
     values = {
         "format": FORMAT,
         "step": state.step,
         "skipped": state.skipped,
-        "notes": state.notes,
+        "notes": dict(state.notes),
         "ended": state.ended,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         **{name: item.state_dict() for name, item in state.extras().items()},
     }
-    return state.sharding.gathered(values, state.optimizer) if state.sharding else values
+    return state.sharding.local(values) if state.sharding else values
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -146,22 +147,30 @@ class Saver:
         self.writing.join(CLOSE_SECONDS)
         self._note()
 
-    def _prepared(self, state: TrainState) -> Callable[[], Entry] | None:
-        """What writes a copy of `state`; None off the rank that does, and for a state that is not
-        finite."""
-        if state.sharding is None and not self.world.is_first:
+    def _prepared(self, state: TrainState) -> Callable[[], Entry | None] | None:
+        """What writes a copy of `state`, or of this rank's part of it; None where it is not finite,
+        and on ranks that have nothing to write."""
+        shared = state.sharding
+        if shared is None and not self.world.is_first:
             return None
         live = checkpoint.pack(state)
-        if not self.world.is_first:
-            return None
-        if not all_finite(live):
+        finite = all_finite(live)
+        if not finite if shared is None else self.world.any(not finite):
             self._failed(state.step, "its weights or moments are not finite", "")
             return None
         values = self.host.of(live)
         score = state.scored[1] if state.scored[0] == state.step else None
-        return lambda: checkpoint.write(
-            values, self.folder, self.keep, score=score, world=self.world.size
-        )
+        size = self.world.size
+        if shared is None:
+            return partial(
+                checkpoint.write, values, self.folder, self.keep, score=score, world=size
+            )
+        from pipeline.checkpoint_parts import write_parts
+
+        return partial(
+            write_parts, values, shared.rows_of(state.optimizer), self.folder, self.keep,
+            rank=self.world.rank, group=shared.background, score=score, world=size,
+        )  # fmt: skip
 
     def _note(self) -> None:
         """Take in how the writing ended, if it did."""
@@ -176,7 +185,7 @@ class Saver:
             self._failed(self.writing.step, str(outcome), f" ({self._free()})")
 
     def _failed(self, step: int, problem: str, more: str) -> None:
-        if not self.problem:
+        if not self.problem and self.world.is_first:
             logger.warning(
                 "step %d was not saved: %s%s. Training goes on; step %d is safe in %s. It is tried "
                 "again at the next checkpoint, and training stops when %g minutes would be lost",
@@ -213,7 +222,7 @@ class _Writing:
         self._thread: threading.Thread | None = None
         self._outcome: Entry | Exception | None = None
 
-    def begin(self, step: int, write: Callable[[], Entry]) -> None:
+    def begin(self, step: int, write: Callable[[], Entry | None]) -> None:
         """Run `write` in the background. A process that ends does not wait for it."""
 
         def work() -> None:

@@ -2,8 +2,8 @@
 
 Each of these parts is gathered for its own forward and backward and given up afterwards; its
 gradients come back averaged over the ranks, as those of the rest do. To the optimiser, the moving
-average and the loss scale a shard is an ordinary parameter, this rank's rows. What is written to
-disk is whole: a checkpoint does not tell how many ranks wrote it, nor whether they shared.
+average and the loss scale a shard is an ordinary parameter, this rank's rows. A checkpoint of each
+rank's rows (`pipeline.checkpoint_parts`) can be continued by any number of ranks, sharing or not.
 
 Source: Zhao et al., PyTorch FSDP; torch.distributed.fsdp.fully_shard (per-parameter sharding along
 the first dimension, as torch.chunk cuts it).
@@ -11,7 +11,7 @@ the first dimension, as torch.chunk cuts it).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from pipeline.checkpoint_parts import Path_, Rows, RowsOf
 from pipeline.distributed import World, broadcast_parameters
 
 
@@ -49,6 +50,8 @@ class Sharding:
                 name: nn.Parameter(item.to_local(), requires_grad=item.requires_grad)
                 for name, item in self.parameters.items()
             }
+        self.background = dist.new_group(backend="gloo")
+        """Process group for what happens beside the training."""
         self._own = {id(shard): name for name, shard in self.shards.items()}
 
     def replicated(self, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
@@ -83,53 +86,34 @@ class Sharding:
         for name, value in model.state_dict().items():
             yield name, self._gather(name, self.shards[name]) if name in self.shards else value
 
-    def gathered(
-        self, values: Mapping[str, Any], optimizer: torch.optim.Optimizer
-    ) -> dict[str, Any]:
-        """State dicts `model`, `optimizer`, `average` as one rank without sharding has them.
+    def local(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The state dicts `values` with this rank's rows of what the model shares out."""
+        model = {name: self.shards.get(name, item) for name, item in values["model"].items()}
+        return {**values, "model": {name: item.detach() for name, item in model.items()}}
 
-        Every rank calls it; off rank 0 the answer holds nothing in place of gathered tensors.
-        """
+    def joined(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The reverse of `local`: what the model, whose shards know of each other, can load."""
+        model = dict(values["model"])
+        for name in self.shards.keys() & model.keys():
+            model[name] = self._joined(name, model[name].to(self.world.device))
+        return {**values, "model": model}
 
-        def gather(name: str, piece: Tensor) -> Tensor:
-            local = piece.to_local() if isinstance(piece, DTensor) else piece
-            found = self._gather(name, local.detach())
-            return found.cpu().clone() if self.world.is_first else found.new_empty(0)
-
-        return self._changed(values, optimizer, gather)
-
-    def shared_out(
-        self, values: Mapping[str, Any], optimizer: torch.optim.Optimizer
-    ) -> dict[str, Any]:
-        """The reverse of `gathered`: this rank's part of whole state dicts, ready to be loaded."""
-        found = self._changed(values, optimizer, self._cut)
-        model = found["model"]
-        found["model"] = model | {n: self._joined(n, model[n]) for n in self.shards if n in model}
-        return found
-
-    def _changed(
-        self,
-        values: Mapping[str, Any],
-        optimizer: torch.optim.Optimizer,
-        change: Callable[[str, Tensor], Tensor],
-    ) -> dict[str, Any]:
-        """`values` with everything that belongs to a shard sent through `change`, in the order of
-        names and positions, which all ranks share."""
-
-        def named(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {n: change(n, item) if n in self.shards else item for n, item in items.items()}
-
+    def rows_of(self, optimizer: torch.optim.Optimizer) -> RowsOf:
+        """Which rows of the tensors of a checkpoint this rank holds."""
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
-        owner = {place: self._own.get(id(item)) for place, item in enumerate(parameters)}
-        states = {}
-        for place, state in values["optimizer"]["state"].items():
-            name = owner.get(place)
-            states[place] = {
-                key: change(name, item) if name and isinstance(item, Tensor) and item.ndim else item
-                for key, item in state.items()
-            }
-        found = {key: named(values[key]) for key in ("model", "average") if key in values}
-        return {**values, **found, "optimizer": {**values["optimizer"], "state": states}}
+        owners = {place: self._own.get(id(item)) for place, item in enumerate(parameters)}
+
+        def rows(path: Path_, dimensions: int) -> Rows | None:
+            """Moments have the name of their parameter, which the optimiser knows by its place."""
+            name = owners.get(path[2]) if path[0] == "optimizer" else path[-1]
+            if name not in self.shards or not dimensions:
+                return None
+            shape = tuple(self.parameters[name].shape)
+            each = -(-shape[0] // self.world.size)  # as torch.chunk cuts
+            start = min(self.world.rank * each, shape[0])
+            return Rows(start, min(each, shape[0] - start), shape)
+
+        return rows
 
     def _gather(self, name: str, piece: Tensor) -> Tensor:
         return self._joined(name, piece.detach()).full_tensor()
@@ -140,13 +124,3 @@ class Sharding:
         return DTensor.from_local(
             piece, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
         )
-
-    def _cut(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's rows of `whole`. Raises ValueError for another shape than the parameter's."""
-        if whole.shape != self.parameters[name].shape:
-            raise ValueError(
-                f"{name} is {list(whole.shape)}, expected {list(self.parameters[name].shape)}"
-            )
-        rows = whole.chunk(self.world.size)
-        mine = rows[self.world.rank] if self.world.rank < len(rows) else whole[:0]
-        return mine.to(self.world.device, copy=True)

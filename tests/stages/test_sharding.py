@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.policy import LoRAConfig
-from pipeline.checkpoint import latest_valid, read_plain
+from pipeline.checkpoint import latest_valid, read
 from pipeline.distributed import World
 from pipeline.errors import ConfigError
 from pipeline.launch import launch
@@ -110,7 +110,7 @@ def test_checkpoints_do_not_tell_who_wrote_them(
     assert_same(runs["from one"], alone)
     assert_same(jobs.train_clips(World(), str(folder / "half")), alone)
     files = [latest_valid(folder / place) for place in ("sharded", "replicated")]
-    found, expected = (read_plain(file) for file in files if file is not None)
+    found, expected = (read(file) for file in files if file is not None)
     assert found.keys() == expected.keys()
     assert found["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
     for kind in ("model", "average"):
