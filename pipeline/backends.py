@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import StageError
+from pipeline.heartbeat import read_beat
 from pipeline.job import Failure, Job
 from pipeline.private import require_private
 from pipeline.settings import LaunchConfig
@@ -48,6 +49,8 @@ class JobState:
     since: float = 0.0
     """When it was submitted, for one that waits; when it began, for one that runs; else when it
     ended. Seconds since 1970; 0 where nobody knows."""
+    name: str = ""
+    """The job's; empty where nobody knows."""
 
     @property
     def text(self) -> str:
@@ -161,12 +164,14 @@ class Attempt:
         return found
 
     def lost_ranks(self, handle: Handle) -> list[int]:
-        """Ranks that have noted a failure other than having been asked to stop."""
+        """Ranks that have noted a failure other than having been asked to stop, and those they
+        blame."""
         notes = {
             rank: read_json(Path(handle.logs) / f"failure-{rank}.json")
             for rank in range(handle.tasks)
         }
-        return [rank for rank, note in notes.items() if note and not note.get("stopped")]
+        failed = [(rank, note) for rank, note in notes.items() if note and not note.get("stopped")]
+        return sorted({lost for rank, note in failed for lost in (rank, int(note["rank"]))})
 
     def _succeeded(self, handle: Handle, rank: int) -> bool:
         require_private(handle.logs)
@@ -176,7 +181,9 @@ class Attempt:
     def _silent(self, handle: Handle, rank: int) -> Failure:
         path = Path(handle.logs) / f"{handle.job_id}_{rank}_log.err"
         tail = path.read_text(errors="replace").splitlines()[-15:] if path.is_file() else []
-        message = "ended without a word (killed, or out of memory?)"
+        beat = read_beat(handle.folder, rank)
+        last = f"; it was last seen at {beat.text}" if beat is not None else ""
+        message = f"ended without a word (killed, or out of memory?){last}"
         return Failure(rank, "", message, time.time(), trace="\n".join(tail))
 
     def _job(self, handle: Handle) -> Any:

@@ -29,6 +29,8 @@ SLOWER = 10.0
 SETTLED = 2
 """So many times a phase has to have ended before its times count; the first ones compile, connect
 and fill buffers."""
+STEP_PHASES = ("data", "forward", "backward", "reduce", "optimiser", "agreement", "read")
+"""Those that come in every step and take about the same time in each."""
 COMPILERS = (f"{os.sep}_dynamo{os.sep}", f"{os.sep}_inductor{os.sep}", f"{os.sep}triton{os.sep}")
 
 
@@ -40,8 +42,7 @@ class Beat:
     step: int = 0
     """Steps done."""
     phase: str = "start"
-    """`start`, `data`, `forward`, `backward`, `reduce`, `optimiser`, `read`, `save`, `validation`,
-    or what a stage calls it."""
+    """One of a step's (`data`, `forward` …), `save`, `validation`, or what a stage calls it."""
     seconds: float = 0.0
     """In this phase so far."""
     detail: str = ""
@@ -83,14 +84,16 @@ class Pulse:
         self._ended: dict[str, int] = {}
         self._details: dict[str, Callable[[], str]] = {}
 
-    def watch(self, hang_seconds: float, start_seconds: float) -> None:
-        """From now on the work says what it is at; a phase that takes longer than this hangs."""
+    @contextmanager
+    def watched(self, hang_seconds: float, start_seconds: float) -> Iterator[None]:
+        """Inside the block a phase that takes longer than this hangs; otherwise it may take any
+        time."""
         self.hang_seconds, self.start_seconds = hang_seconds, start_seconds
-
-    def rest(self, step: int | None = None) -> None:
-        """What follows may take any time."""
-        self.phase("other work", step)
-        self.hang_seconds = self.start_seconds = math.inf
+        try:
+            yield
+        finally:
+            self.hang_seconds = self.start_seconds = math.inf
+            self.phase("other work")
 
     def phase(self, name: str, step: int | None = None, detail: str = "") -> None:
         """A phase begins, and with it ends the one before."""
@@ -138,9 +141,9 @@ class Pulse:
         """Seconds the present phase may take: `hang_seconds`, more where it took long before, and
         `start_seconds` the first times and while torch compiles."""
         phase = self._beat.phase
-        if self._ended.get(phase, 0) < SETTLED or _compiling():
-            return max(self.start_seconds, self.hang_seconds)
-        return max(self.hang_seconds, SLOWER * self._longest.get(phase, 0.0))
+        settled = phase in STEP_PHASES and self._ended.get(phase, 0) >= SETTLED
+        least = self.hang_seconds if settled and not _compiling() else self.start_seconds
+        return max(least, SLOWER * self._longest.get(phase, 0.0))
 
 
 pulse = Pulse()

@@ -23,6 +23,7 @@ from typing import TypeVar
 from pipeline.backends import Backend, Handle, is_secondary
 from pipeline.claim import claim
 from pipeline.errors import StageError
+from pipeline.heartbeat import read_beat
 from pipeline.intent import read_handle
 from pipeline.job import HEARTBEAT_FILE, LEASE_FILE, STOP_FILE, Failure
 from pipeline.owner import Owner
@@ -253,11 +254,12 @@ def _tell(on_poll: Callable[[Progress | None], None] | None, folder: Path) -> No
 
 
 def _end(backend: Backend, handle: Handle, folder: Path, seconds: float) -> None:
-    """Ask the job to save and end, wait, and kill what is left; an impatient second interrupt kills
-    at once."""
+    """Ask the job to save and end, wait (longer where the job has measured that it takes longer),
+    and kill what is left; an impatient second interrupt kills at once."""
     try:
         (folder / STOP_FILE).touch()
-        until = time.monotonic() + seconds
+        beat = read_beat(folder)
+        until = time.monotonic() + max(seconds, beat.needs if beat is not None else 0.0)
         while backend.alive(handle) and time.monotonic() < until:
             time.sleep(0.1)
     finally:

@@ -7,9 +7,7 @@ on the device, so the host waits for the device only every `log_every` steps.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,12 +15,15 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.bad_steps import BadSteps
+from pipeline.boundary import Boundary, Hooks, StepLog
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World, average_gradients, broadcast_parameters
 from pipeline.errors import StageError
+from pipeline.heartbeat import pulse
 from pipeline.saving import Saver
 from pipeline.settings import LoopConfig
-from pipeline.stop import StopRequested, stop_reason
+from pipeline.window import Taken
 
 __all__ = ["Hooks", "LoopConfig", "StepLog", "StepLosses", "Task", "fit"]
 
@@ -55,44 +56,6 @@ class Task(Protocol[B]):
         batch."""
 
 
-@dataclass(frozen=True)
-class StepLog:
-    """What the loop has to say every `log_every` steps; averages are over the steps since the last
-    one."""
-
-    step: int
-    """Steps done."""
-    total: int
-    metrics: Mapping[str, float]
-    """`loss`, its parts as `loss/NAME`, `grad_norm`, `lr`, `steps_per_second`, `skipped` (since the
-    start), with fp16 `loss_scale`."""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What is called from the loop, between two steps. Only rank 0 logs; `every` is called on all
-    ranks."""
-
-    log: Callable[[StepLog], None] | None = None
-    every: Sequence[tuple[int, Callable[[TrainState], str | None]]] = field(default_factory=tuple)
-    """(n, function): called after every n-th step, before a checkpoint of it is written. One that
-    returns a text ends the training there, as if it were complete; all ranks have to agree."""
-
-
-@dataclass
-class _Window:
-    """What has piled up on the device since the last log step."""
-
-    began: float
-    parts: list[dict[str, Tensor]] = field(default_factory=list)
-    bad: list[Tensor] = field(default_factory=list)
-    """1 where the step was left out."""
-    broken: list[Tensor] = field(default_factory=list)
-    """1 where it was left out for more than fp16's range."""
-    norms: list[Tensor] = field(default_factory=list)
-    names: list[tuple[str, ...]] = field(default_factory=list)
-
-
 def fit(
     task: Task[Any],
     batches: Iterable[Any],
@@ -111,40 +74,25 @@ def fit(
 
     batches: `config.accumulate` of them for every step, from step `state.step` on. clip: largest
     total gradient norm. seed: together with the step, of dropout and drop path. Raises
-    StopRequested after saving when asked to stop, and StageError after `config.bad_steps` steps in
-    a row whose loss or gradient is not finite, naming their samples, or where checkpoints cannot be
-    written and too much work would be lost.
+    StopRequested after saving when asked to stop, and StageError, naming samples, where going back
+    to earlier weights has not helped against values that are not finite (`pipeline.bad_steps`), or
+    where checkpoints cannot be written and too much work would be lost.
     """
-    world, hooks = world or World(), hooks or Hooks()
-    supply = iter(batches)
+    world, supply = world or World(), iter(batches)
     parameters = [item for group in state.optimizer.param_groups for item in group["params"]]
     broadcast_parameters(world, state.model, state.sharding.shards if state.sharding else ())
-    window = _Window(began=time.monotonic())
-    bad_run: list[tuple[str, ...]] = []
-    with Saver(folder, config, world, state.step) as saver:
+    watched = pulse.watched(config.hang_seconds, config.start_seconds)
+    with watched, Saver(folder, config, world, state.step) as saver:
+        bad_steps = BadSteps(config, state, world, folder)
+        boundary = Boundary(hooks or Hooks(), config, saver, bad_steps, total)
+        boundary.begin(state)
         while state.step < total and not state.ended:
+            pulse.phase("data", state.step)
             batch = _take(supply, config.accumulate, state.step)
             rate = state.rates.set(state.optimizer, state.step)
-            _take_step(task, batch, state, parameters, clip, seed, world, window)
+            taken = _take_step(task, batch, state, parameters, clip, seed, world)
             state.step += 1
-            last = state.step == total
-            stop, due, late = world.any_of(
-                [bool(stop_reason()), saver.due(state.step), saver.late()]
-            )
-            save = stop or due or late or last
-            full = len(window.bad) >= config.bad_steps
-            if save or full or state.step % config.log_every == 0:
-                metrics, bad_run = _read(window, state, bad_run, config.bad_steps, world)
-                if hooks.log is not None and world.is_first:
-                    hooks.log(StepLog(state.step, total, metrics | {"lr": rate}))
-                window = _Window(began=time.monotonic())
-            ends = [call(state) for every, call in hooks.every if state.step % every == 0]
-            state.ended = next(filter(None, ends), "")
-            if save or state.ended or saver.is_best(state):
-                saver.save(state, wait=stop or last or bool(state.ended), late=late)
-            if stop and not last and not state.ended:
-                reason = stop_reason() or "another rank was asked to stop"
-                raise StopRequested(f"{reason}; saved at step {saver.safe_step}")
+            boundary.after(state, taken, rate)
         saver.require(state.step)
     return state
 
@@ -157,8 +105,7 @@ def _take_step(
     clip: float,
     seed: int,
     world: World,
-    window: _Window,
-) -> None:
+) -> Taken:
     """Forward, backward, reduce, clip and step; a bad step changes nothing but fp16's scale."""
     parts: dict[str, Tensor] = {}
     bad = torch.zeros((), device=world.device)
@@ -166,13 +113,16 @@ def _take_step(
     for index, item in enumerate(batch):
         draw = state.step * len(batch) + index
         torch.manual_seed(_mix(seed, draw, world.rank))
+        pulse.phase("forward")
         losses = task.losses(item, draw, whole)
+        pulse.phase("backward")
         if losses.total.requires_grad:  # a batch without objects may have nothing to learn from
             scaled = losses.total * state.scale.factor if state.scale else losses.total
             scaled.backward()
         bad = bad + (~torch.isfinite(losses.total.detach())).float()
         for name, value in {"loss": losses.total, **_prefixed(losses.parts)}.items():
             parts[name] = parts.get(name, 0) + value.detach().float()
+    pulse.phase("reduce")
     sharding = state.sharding
     if sharding:
         sharding.collect()
@@ -184,20 +134,17 @@ def _take_step(
     else:
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
     overflow = ~torch.isfinite(norm)
-    window.broken.append(
-        (bad > 0) | (overflow & state.scale.exhausted if state.scale else overflow)
-    )
+    broken = (bad > 0) | (overflow & state.scale.exhausted if state.scale else overflow)
     bad = ((bad > 0) | overflow).float()
+    pulse.phase("optimiser")
     _optimizer_step(state.optimizer, bad)
     state.optimizer.zero_grad(set_to_none=True)
     if state.scale:
         state.scale.update(bad)
     if state.average:
         state.average.update(state.step, bad)
-    window.parts.append(parts)
-    window.bad.append(bad)
-    window.norms.append(norm)
-    window.names.append(tuple(name for item in batch for name in getattr(item, "names", ())))
+    names = tuple(name for item in batch for name in getattr(item, "names", ()))
+    return Taken(state.step, names, parts, bad, broken, norm)
 
 
 def _optimizer_step(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
@@ -208,47 +155,6 @@ def _optimizer_step(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
         optimizer.step()
     elif not bool(bad):
         optimizer.step()
-
-
-def _read(
-    window: _Window, state: TrainState, bad_run: list[tuple[str, ...]], limit: int, world: World
-) -> tuple[dict[str, float], list[tuple[str, ...]]]:
-    """Wait for the device, average the window over steps and ranks, and count the bad steps.
-
-    bad_run: the samples of each of the bad steps in a row that the window before ended with; the
-    same is returned for this one, after the metrics.
-    """
-    bad = [bool(flag) for flag in torch.stack(window.bad).tolist()]
-    broken = torch.stack(window.broken).tolist()
-    norms = torch.stack(window.norms).float().tolist()
-    state.skipped += sum(bad)
-    for is_broken, names in zip(broken, window.names, strict=True):
-        bad_run = [*bad_run, names] if is_broken else []
-        if len(bad_run) >= limit:
-            _give_up(bad_run, state.step, world)
-    good = [index for index, is_bad in enumerate(bad) if not is_bad]
-    sums: dict[str, list[Tensor]] = {}
-    for index in good:
-        for name, value in window.parts[index].items():
-            sums.setdefault(name, []).append(value)
-    own = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
-    metrics = world.mean(own)
-    if good:
-        metrics["grad_norm"] = sum(norms[index] for index in good) / len(good)
-    metrics["skipped"] = float(state.skipped)
-    if state.scale:
-        metrics["loss_scale"] = float(state.scale.factor)
-    metrics["steps_per_second"] = len(bad) / max(time.monotonic() - window.began, 1e-9)
-    return metrics, bad_run
-
-
-def _give_up(bad_run: list[tuple[str, ...]], step: int, world: World) -> None:
-    samples = [name for part in world.gather(bad_run) for names in part for name in names]
-    raise StageError(
-        f"the loss or gradient was not finite for {len(bad_run)} steps in a row until step {step}; "
-        f"samples: {', '.join(dict.fromkeys(samples)) or 'unnamed'}. "
-        "Look at these samples, lower the learning rate, or train in fp32"
-    )
 
 
 def _take(supply: Iterator[Any], count: int, step: int) -> list[Any]:

@@ -119,7 +119,15 @@ class LoopConfig:
     accumulate: int = 1
     """Batches whose gradients are averaged into one step."""
     bad_steps: int = 10
-    """Steps in a row with a non-finite loss or gradient before training stops; each is left out."""
+    """Steps in a row with a non-finite loss or gradient before training goes back to the weights of
+    an earlier checkpoint; each is left out."""
+    roll_backs: int = 2
+    """How often it does before it stops."""
+    hang_seconds: float = 45.0
+    """A step's data, forward pass, backward pass, reduction or update that takes longer than this,
+    and ten times longer than ever before, hangs: the job ends and says where."""
+    start_seconds: float = 1800.0
+    """The same for the first steps, for compiling, validation and saving."""
 
     def __post_init__(self) -> None:
         _at_least(
@@ -130,7 +138,17 @@ class LoopConfig:
             accumulate=self.accumulate,
             bad_steps=self.bad_steps,
         )
-        _at_least(0, keep_every=self.keep_every, unsaved_minutes=self.unsaved_minutes)
+        _at_least(
+            0,
+            keep_every=self.keep_every,
+            unsaved_minutes=self.unsaved_minutes,
+            roll_backs=self.roll_backs,
+        )
+        if not 0 < self.hang_seconds <= self.start_seconds:
+            raise ConfigError(
+                f"hang_seconds: found {self.hang_seconds} with start_seconds={self.start_seconds}, "
+                "expected more than 0 and at most start_seconds"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,11 @@ class Margin:
         self._seen.setdefault(what, deque(maxlen=100)).append(seconds)
 
     @property
+    def needed(self) -> float:
+        """What a stop takes: one more step and a save; as far as they were measured."""
+        return MARGIN_FACTOR * sum(max(self._seen.get(what, [0.0])) for what in ("step", "save"))
+
+    @property
     def seconds(self) -> float:
         """Enough for one more of everything."""
         longest = sum(max(seen) for seen in self._seen.values())

@@ -110,11 +110,16 @@ def submit(
     for number in range(SUBMIT_TRIES):
         time.sleep(RETRY_SECONDS * number)
         intent = write_intent(folder, key, backend.launcher, config.nodes * config.tasks_per_node)
-        leased = config.orphan == "stop"
+        job = Job(
+            function,
+            argument,
+            str(folder),
+            intent.logs,
+            leased=config.orphan == "stop",
+            minutes=config.timeout_minutes if backend.launcher != "local" else None,
+        )
         try:
-            job_id: str | None = backend.submit(
-                Job(function, argument, str(folder), intent.logs, leased=leased), intent.name
-            )
+            job_id: str | None = backend.submit(job, intent.name)
         except NoAnswerError as error:
             trouble = str(error)
             logger.warning("%s: %s; looking whether it was taken", title, trouble)
