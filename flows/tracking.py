@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.run import Run
-from pipeline.journal import RECORD
+from pipeline.journal import EARLIER, RECORD
 from pipeline.mlflow_store import answers, first_line
 from pipeline.provenance import code_version, environment
 from pipeline.remote import shown
@@ -82,9 +82,8 @@ def open_parent_run(run: Run) -> Iterator[None]:
 
 def journals(folder: Path) -> list[Path]:
     """The folders of a run that have records, its own first; work that was put aside comes last."""
-    found = [folder, *sorted(path.parent for path in folder.glob(f"*/{RECORD}"))]
-    found += sorted(path.parent for path in folder.glob(f".earlier/*/{RECORD}"))
-    return [path for path in found if (path / RECORD).is_file()]
+    below = ("", "*/", f"*/{EARLIER}-*/", ".earlier/*/")
+    return [path.parent for start in below for path in sorted(folder.glob(f"{start}{RECORD}"))]
 
 
 def catch_up(folder: Path, uri: str, seconds: float) -> tuple[int, int]:

@@ -47,17 +47,16 @@ class Board:
     def _write(self, writes: list[Write]) -> None:
         """After an error a new file is begun: the writer of the old one has died of it. Points that are in both are
         drawn over each other."""
-        if self._writer is None:
-            self._writer = SummaryWriter(self.folder, purge_step=self._hide_from)
-            self._hide_from = None
+        writer = self._writer or SummaryWriter(self.folder, purge_step=self._hide_from)
+        self._writer, self._hide_from = writer, None
         try:
             for write in writes:
-                write(self._writer)
-            self._writer.flush()
+                write(writer)
+            writer.flush()
         except Exception:
-            self._writer, broken = None, self._writer
+            self._writer = None
             with suppress(Exception):
-                broken.close()
+                writer.close()
             raise
 
 

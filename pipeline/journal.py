@@ -22,6 +22,7 @@ from pipeline.outbox import Outbox
 from pipeline.storage import atomic_file, read_json, write_json
 
 METRICS, RECORD, SENT, LOCK = "metrics.jsonl", "record.jsonl", "mlflow.json", "record.lock"
+EARLIER = "earlier"
 LIMIT_BYTES = 64 << 20
 """Above this size old rows of metrics are thinned out; the record is small by nature."""
 NEWEST = 500
@@ -128,6 +129,18 @@ def last_opening(folder: Path) -> dict[str, Any] | None:
         if entry["kind"] == "open":
             found = entry
     return found
+
+
+def set_apart(folder: Path, stage_id: str) -> None:
+    """Move the records of other work than `stage_id` into a folder of their own, from where they are still sent."""
+    before = last_opening(folder)
+    if before is None or before["stage_id"] == stage_id:
+        return
+    aside = folder / f"{EARLIER}-{before['stage_id'][:12]}"
+    aside.mkdir(exist_ok=True)
+    for name in (METRICS, RECORD, SENT):
+        if (folder / name).exists():
+            (folder / name).replace(aside / name)
 
 
 def lines_with_ends(

@@ -32,6 +32,10 @@ DIGEST_TAG = "checkpoint.sha256"
 """Of the run that wrote a checkpoint: finds the run of a file."""
 
 
+class RefusedError(StorageError):
+    """The store will not take this file the next time either."""
+
+
 def place(
     uri: str, run_id: str, file: Path, name: str, digest: str, store: str = ""
 ) -> tuple[str, dict[str, str]]:
@@ -87,12 +91,12 @@ def _verify(target: str, size: int, digest: str) -> None:
 def _put_through_proxy(uri: str, run_id: str, file: Path, name: str, digest: str) -> None:
     length = file.stat().st_size
     if length > PROXY_BYTES:
-        raise StorageError(
+        raise RefusedError(
             f"{file} has {size_text(length)}, more than the {size_text(PROXY_BYTES)} that are sent "
             "through a tracking server; give a store of your own with tracking.artifacts=s3://…"
         )
     if file.name != name:
-        raise StorageError(
+        raise RefusedError(
             f"a tracking server stores files under their own name: {file.name}, not {name}"
         )
     client(uri).log_artifact(run_id, str(file), "checkpoints")

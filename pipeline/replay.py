@@ -35,31 +35,33 @@ from pipeline.mlflow_store import (
     prepare_store,
     run_of,
 )
-from pipeline.publishing import place
-from pipeline.storage import read_json, write_json
+from pipeline.publishing import RefusedError, place
+from pipeline.storage import read_json, sha256, write_json
 
 POINTS, WORDS = 1000, 100
 """What MLflow takes at once: points of metrics; params and tags."""
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "ENDPOINT_NOT_FOUND")
 """Answers that will be the same the next time."""
+FILES = ("artifact", "checkpoint")
 PASS_SECONDS, LONGEST_SECONDS = 2.0, 60.0
 logger = logging.getLogger(__name__)
 
 
 def waiting(folder: Path) -> int:
-    """Bytes of a folder's journal that no store has taken yet."""
+    """How much of a folder's journal no store has taken yet: bytes of its lines, and files; 0 is nothing."""
     sent = read_json(folder / SENT) or {}
-    return sum(
+    lines = sum(
         max(0, size(folder / name) - int(sent.get(part, 0)))
         for name, part in ((METRICS, "metrics"), (RECORD, "record"))
     )
+    return lines + len(sent.get("files", ()))
 
 
-def send_waiting(folder: Path, uri: str, patience: float = 0.0) -> str:
+def send_waiting(folder: Path, uri: str, *, patience: float = 0.0, only: str = "") -> str:
     """Send what waits in `folder`; returns the id of its run, empty where nothing was recorded.
 
-    patience: seconds to wait for another sender of the folder. Raises what MLflow raises, and StorageError when
-    another one sends.
+    patience: seconds to wait for another sender of the folder. only: the identity of the work that is expected
+    there. Raises what MLflow raises, and StorageError when another one sends.
     """
     if not (folder / RECORD).exists():
         return ""
@@ -68,7 +70,7 @@ def send_waiting(folder: Path, uri: str, patience: float = 0.0) -> str:
             raise StorageError(f"{folder}: another process is sending this journal")
         record_end = size(folder / RECORD)  # read first: the metrics before an `end` are there
         opening = last_opening(folder)
-        if opening is None:
+        if opening is None or (only and opening["stage_id"] != only):
             return ""
         state = _state(folder, uri, opening)
         if not state["run_id"]:
@@ -79,7 +81,7 @@ def send_waiting(folder: Path, uri: str, patience: float = 0.0) -> str:
             _send_entries(folder, uri, state, record_end)
         except Exception:
             if _is_gone(uri, state["run_id"]):  # deleted by a person: the next pass makes another
-                write_json(folder / SENT, {**state, "run_id": "", "metrics": 0, "record": 0})
+                (folder / SENT).unlink()
             raise
         return str(state["run_id"])
 
@@ -99,6 +101,7 @@ def _state(folder: Path, uri: str, opening: Mapping[str, Any]) -> dict[str, Any]
         "run_id": "",
         "metrics": 0,
         "record": 0,
+        "files": [],
     }
     state = read_json(folder / SENT) or fresh
     if any(state.get(name) != fresh[name] for name in ("uri", "stage_id")):
@@ -173,15 +176,27 @@ def metric_name(name: str) -> str:
 
 
 def _send_entries(folder: Path, uri: str, state: dict[str, Any], end: int) -> None:
+    """Words in their order; files after them, so that an artifact store that is down holds up no words."""
     run_id = state["run_id"]
-    for entry, after in lines_with_ends(folder / RECORD, state["record"], end):
+
+    def offer(entry: Mapping[str, Any]) -> None:
         _offer(
             [entry],
             lambda some: _apply(uri, run_id, some[0]),
             str(entry["kind"]),
             lambda: _is_gone(uri, run_id),
         )
+
+    for entry, after in lines_with_ends(folder / RECORD, state["record"], end):
+        if entry["kind"] in FILES:
+            state["files"].append(entry)
+        else:
+            offer(entry)
         state["record"] = after
+        write_json(folder / SENT, state)
+    while state["files"]:
+        offer(state["files"][0])
+        del state["files"][0]
         write_json(folder / SENT, state)
 
 
@@ -199,11 +214,8 @@ def _apply(uri: str, run_id: str, entry: Mapping[str, Any]) -> None:
         _send_dataset(uri, run_id, entry)
     elif kind == "artifact":
         _send_artifact(uri, run_id, entry)
-    elif kind == "checkpoint" and Path(entry["file"]).is_file():
-        _, tags = place(
-            uri, run_id, Path(entry["file"]), entry["name"], entry["sha256"], entry["store"]
-        )
-        _send_tags(uri, run_id, tags)
+    elif kind == "checkpoint":
+        _send_checkpoint(uri, run_id, entry)
     elif kind == "end":
         store.set_terminated(run_id, entry["status"], end_time=entry["time"])
 
@@ -242,6 +254,15 @@ def _send_artifact(uri: str, run_id: str, entry: Mapping[str, Any]) -> None:
         logger.warning("%s is not there any more and is not sent to MLflow", entry["file"])
 
 
+def _send_checkpoint(uri: str, run_id: str, entry: Mapping[str, Any]) -> None:
+    file, digest = Path(entry["file"]), entry["sha256"]
+    if not file.is_file() or sha256(file) != digest:
+        logger.warning("%s is not the checkpoint any more that was to be sent to MLflow", file)
+        return
+    _, tags = place(uri, run_id, file, entry["name"], digest, entry["store"])
+    _send_tags(uri, run_id, tags)
+
+
 def _offer(
     things: list[Any],
     send: Callable[[list[Any]], object],
@@ -252,7 +273,8 @@ def _offer(
     try:
         send(list(things))
     except Exception as error:
-        if getattr(error, "error_code", "") not in REFUSED or gone():
+        refused = isinstance(error, RefusedError) or getattr(error, "error_code", "") in REFUSED
+        if not refused or gone():
             raise
         if len(things) == 1:
             logger.warning(
@@ -267,8 +289,8 @@ def _offer(
 class Sender:
     """Sends a folder's journal while it grows. Never raises; a store that is down is asked less and less often."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        self.folder, self.uri, self.run_id = folder, uri, ""
+    def __init__(self, folder: Path, uri: str, stage_id: str) -> None:
+        self.folder, self.uri, self.stage_id, self.run_id = folder, uri, stage_id, ""
         self.failing = False
         self._tried = threading.Event()
         """Set after every pass, whatever came of it."""
@@ -300,7 +322,8 @@ class Sender:
             last = self._closing
             try:
                 if waiting(self.folder) or not self.run_id:
-                    self.run_id = send_waiting(self.folder, self.uri) or self.run_id
+                    found = send_waiting(self.folder, self.uri, only=self.stage_id)
+                    self.run_id = found or self.run_id
                 pause, self.failing = PASS_SECONDS, False
             except Exception as error:  # HTTP, SQLAlchemy and MLflow errors share no base
                 if not self.failing:

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.journal import Journal, last_opening
+from pipeline.journal import Journal, last_opening, set_apart
 from pipeline.mlflow_store import find_run, first_line, identity, prepare_store
-from pipeline.publishing import fetch_checkpoint, place
+from pipeline.publishing import RefusedError, fetch_checkpoint, place
 from pipeline.redaction import redact
 from pipeline.replay import Sender
 from pipeline.storage import sha256
@@ -68,19 +68,21 @@ class Run:
 
     def __init__(self, uri: str, folder: Path, opening: Mapping[str, Any]) -> None:
         self.uri, self.folder = uri, folder
+        with suppress(OSError):
+            set_apart(folder, opening["stage_id"])
         self._journal = Journal(folder)
         if _is_open(folder, opening):
             self._journal.entry("again")
         else:
             self._journal.entry("open", **opening)
-        self._sender = Sender(folder, uri) if uri else None
+        self._sender = Sender(folder, uri, opening["stage_id"]) if uri else None
 
     @property
     def run_id(self) -> str:
         """The run's id in MLflow; empty while it is not known."""
         return self._sender.run_id if self._sender else ""
 
-    def wait_id(self, seconds: float = ID_SECONDS) -> str:
+    def wait_id(self, seconds: float) -> str:
         """The run's id, as soon as it is known; empty when the store fails or `seconds` are over."""
         return self._sender.wait_id(seconds) if self._sender else ""
 
@@ -127,9 +129,12 @@ def publish_checkpoint(
     the journal.
     """
     source, digest = Path(file).resolve(), sha256(file)
-    for pause in (0.5, 2.0, 0.0) if run.wait_id() else ():
+    for pause in (0.5, 2.0, 0.0) if run.wait_id(ID_SECONDS) else ():
         try:
             uri, tags = place(run.uri, run.run_id, source, name, digest, store or "")
+        except RefusedError as error:
+            logger.warning("%s; the checkpoint stays where it is", error)
+            return str(source), digest
         except Exception as error:  # HTTP, SQLAlchemy, MLflow and storage errors share no base
             logger.warning("checkpoint %s was not taken (%s)", source, first_line(error))
             time.sleep(pause)

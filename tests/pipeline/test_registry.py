@@ -13,16 +13,13 @@ from pipeline.registry import (
     version_numbered,
     version_of,
 )
-from pipeline.tracking import open_run, prepare_store, publish_checkpoint
+from pipeline.tracking import open_run, publish_checkpoint
 
 MODEL = "sam2-micro"
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("registry")
-    store = f"sqlite:///{folder / 'mlflow.db'}"
-    prepare_store(store, "sam2", folder / "artifacts")
+@pytest.fixture
+def uri(store: str) -> str:
     return store
 
 

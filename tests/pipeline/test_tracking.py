@@ -12,15 +12,6 @@ from pipeline.storage import sha256
 DOWN = "http://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{folder / 'deep' / 'mlflow.db'}"
-    first = tracking.prepare_store(uri, "sam2", folder / "artifacts")
-    assert tracking.prepare_store(uri, "sam2", folder / "artifacts") == first
-    return uri
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -40,7 +31,7 @@ def test_one_run_for_the_work_of_a_folder(store: str, tmp_path: Path) -> None:
         "video",
         "key 1",
         folder,
-        parent=parent.wait_id(),
+        parent=parent.wait_id(20),
         params={"lr": 0.1, "root": "s3://me:secret@host/x"},
         tags={"stage": "video", "code.commit": "abc"},
     )
@@ -67,7 +58,7 @@ def test_one_run_for_the_work_of_a_folder(store: str, tmp_path: Path) -> None:
     assert (found.info.status, found.data.tags["code.commit"]) == ("FAILED", "def")
     for key, place in (("key 2", folder), ("key 1", tmp_path / "other run")):
         other = tracking.open_run(store, "sam2", "video", key, place)
-        assert other.wait_id() not in ("", run.run_id), "other work, or the same in another run"
+        assert other.wait_id(20) not in ("", run.run_id), "other work, or the same in another run"
         other.close()
     parent.close()
 
