@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flows.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from flows.evaluate import add_options as add_evaluate
 from flows.jobs import add_job_options
 from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
 from flows.predict_words import add_options as add_predict
@@ -69,8 +71,7 @@ Formats: sa1b, sav, sav_val, davis, coco, folder.""",
 
 Pictures: folder (palette) or sa1b (masks may overlap). Videos: davis (palette) or sav (may overlap).
 The new folder appears when all of it is written; every malformed item has its line.""",
-    "evaluate": """examples:
-  sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --preset micro""",
+    "evaluate": EVALUATE_EXAMPLES,
     "predict": PREDICT_EXAMPLES,
     "export": """examples:
   sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt
@@ -195,7 +196,7 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     )
     _add_clips(command("clips", "draw what a training stage will see"))
     _add_convert(command("convert", "turn labels of other tools into a layout that training reads"))
-    _add_evaluate(command("evaluate", "measure a checkpoint, or a folder of predicted masks"))
+    add_evaluate(command("evaluate", "measure a checkpoint, or a folder of predicted masks"))
     add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
     _add_export(command("export", "write a checkpoint's weights so that other code loads them"))
 
@@ -276,17 +277,6 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--skip-broken", action="store_true", help="leave malformed items out")
     convert.add_argument("--again", action="store_true", help="replace the folder if it is there")
     convert.add_argument("--workers", type=int, help="processes; by default one for every core")
-
-
-def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("--predictions", type=Path, help="predicted masks, to hold against TRUTH")
-    evaluate.add_argument("--truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout")
-    evaluate.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
-    evaluate.add_argument("--preset", default="base_plus", help="the network (base_plus)")
-    evaluate.add_argument("--image-size", type=int, help="its input side; default: the preset's")
-    evaluate.add_argument("--videos", type=Path, help="a folder in DAVIS or MOSE layout")
-    evaluate.add_argument("--images", type=Path, help="a folder in SA-1B layout")
-    evaluate.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="for the results")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:

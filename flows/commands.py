@@ -17,9 +17,10 @@ from flows import preflight
 from flows.clips import clips
 from flows.convert import convert
 from flows.doctor import doctor
+from flows.evaluate import evaluate
 from flows.export import export
 from flows.extract import extract_frames
-from flows.parts import evaluate, synth
+from flows.parts import synth
 from flows.predict import predict
 from flows.reap import reap
 from flows.results import short

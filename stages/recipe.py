@@ -205,6 +205,9 @@ def _evaluation(
         "videos": resolve_dataset(recipe, recipe.evaluation.videos)
         if recipe.evaluation.videos
         else None,
+        "more": {
+            key: resolve_dataset(recipe, one.dataset) for key, one in recipe.evaluation.more.items()
+        },
     }
     return PlannedStage(f"{name}.evaluate", "evaluate", settings, tuple(data_stages), trained)
 
@@ -262,12 +265,7 @@ def _check(recipe: Recipe) -> None:
     ]
     if recipe.evaluation is not None:
         wanted += [
-            (f"evaluation.{kind}", dataset)
-            for kind, dataset in (
-                ("images", recipe.evaluation.images),
-                ("videos", recipe.evaluation.videos),
-            )
-            if dataset is not None
+            (f"evaluation.{kind}", dataset) for kind, dataset in recipe.evaluation.datasets.items()
         ]
     for where, dataset in wanted:
         if dataset not in recipe.datasets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,6 +12,7 @@ from model.config import SAM2Config, preset
 from model.policy import LoRAConfig, LossConfig, MemorySavings, PromptPolicy
 from pipeline.errors import ConfigError
 from pipeline.settings import LoopConfig, OptimConfig
+from stages.evaluation_settings import Measurement
 from stages.validation_settings import Validation
 
 ENCODER = ("image_encoder.*", "sam_mask_decoder.conv_s0.*", "sam_mask_decoder.conv_s1.*")
@@ -128,3 +130,14 @@ class Evaluation:
     """Track every frame of a video, as is done on SA-V; false takes only the annotated ones."""
     overlay_videos: int = 4
     """How many videos are drawn in the report and the overlay film."""
+    more: Mapping[str, Measurement] = field(default_factory=dict)
+    """What else a checkpoint is measured by, under names of its own: `NAME/jf` is a metric then."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1; none takes a GPU where there is one."""
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """The data sets that are read, by what they are for."""
+        named = {"images": self.images, "videos": self.videos}
+        named |= {f"more.{name}": one.dataset for name, one in self.more.items()}
+        return {kind: name for kind, name in named.items() if name is not None}

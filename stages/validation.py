@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -26,10 +25,10 @@ from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
 from pipeline.errors import StageError
 from pipeline.storage import atomic_file, read_json, sha256, write_json
-from stages.evaluation.image import ImageScores, image_scores, score_picture
-from stages.evaluation.jf import Protocol, VideoScores
+from stages.evaluation.image import ImageScores, evaluate_images
+from stages.evaluation.jf import VideoScores
 from stages.evaluation.summary import summarise
-from stages.evaluation.video import evaluate_video, sam2_tracker
+from stages.evaluation.video import evaluate_videos, sam2_tracker
 from stages.sharding import whole
 from stages.validation_settings import Validation
 
@@ -38,7 +37,6 @@ GUARDED = "image/miou@1"
 """What the forgetting guard looks at."""
 CLICKS = 3
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Measure:
@@ -65,27 +63,20 @@ class Measure:
 
     def _pictures(self, model: SAM2, dataset: Dataset) -> ImageScores:
         predictor = ImagePredictor(model)
-        rows = self._shared(
-            min(self.config.max_images, len(dataset)),
-            lambda index: score_picture(predictor, dataset, index, CLICKS),
+        limit = self.config.max_images
+        return evaluate_images(
+            predictor, dataset, clicks=CLICKS, limit=limit, progress=False, world=self.world
         )
-        return image_scores(dataset, rows)
 
     def _videos(self, model: SAM2, dataset: Dataset) -> VideoScores:
-        protocol, tracker = Protocol(), sam2_tracker(model)
-        videos = self._shared(
-            min(self.config.max_videos, len(dataset)),
-            lambda index: evaluate_video(tracker, dataset, index, protocol, every_frame=False),
+        return evaluate_videos(
+            sam2_tracker(model),
+            dataset,
+            limit=self.config.max_videos,
+            every_frame=False,
+            progress=False,
+            world=self.world,
         )
-        return VideoScores(tuple(videos), protocol, dataset.digest, "annotated frames tracked")
-
-    def _shared(self, count: int, score: Callable[[int], T]) -> list[T]:
-        """`score` of every item, each computed on one rank."""
-        own = {index: score(index) for index in range(self.world.rank, count, self.world.size)}
-        all_ranks = {
-            index: value for part in self.world.gather(own) for index, value in part.items()
-        }
-        return [all_ranks[index] for index in range(count)]
 
 
 @dataclass(frozen=True)

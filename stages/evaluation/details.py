@@ -103,6 +103,7 @@ def _videos_out(scores: VideoScores) -> Mapping[str, Any]:
             {
                 "name": video.name,
                 "unscored": list(video.unscored),
+                "size": list(video.size),
                 "objects": [_object_out(score) for score in video.objects],
             }
             for video in scores.videos
@@ -127,6 +128,7 @@ def _videos_in(values: Mapping[str, Any]) -> VideoScores:
             video["name"],
             tuple(_object_in(score) for score in video["objects"]),
             tuple(video["unscored"]),
+            tuple(video.get("size", (0, 0))),
         )
         for video in values["videos"]
     )

@@ -17,7 +17,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from pipeline.environment import free_cores
 from pipeline.errors import DataError
+from pipeline.progress import ProgressWriter
+from pipeline.stop import check_stop
 from pipeline.workers import call_each
 from stages.evaluation.jf import Protocol, VideoScore, VideoScorer, VideoScores, listing
 from stages.evaluation.mask_files import (
@@ -49,6 +52,17 @@ class Comparison:
         """The videos shared out over at most so many comparisons."""
         shares = (self.videos[part::count] for part in range(count))
         return [replace(self, videos=share) for share in shares if share]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the videos as a job of its own, on whatever machine it lands."""
+
+    comparison: Comparison
+    workers: int | None
+    """Videos scored side by side; None: as many as the job has cores."""
+    folder: str
+    """The job's, where its progress is written."""
 
 
 def score_folders(
@@ -109,6 +123,17 @@ def score_videos(
             if tell:
                 tell(len(found))
     return [found[number] for number in range(len(comparison.videos))]
+
+
+def score_share(share: Share) -> list[VideoScore]:
+    """Score the videos of one share."""
+    progress = ProgressWriter(share.folder, len(share.comparison.videos), unit="video")
+
+    def tell(done: int) -> None:
+        progress.update(done)
+        check_stop()
+
+    return score_videos(share.comparison, share.workers or free_cores(), tell)
 
 
 def conclude(comparison: Comparison, videos: Sequence[VideoScore]) -> VideoScores:

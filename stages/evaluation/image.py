@@ -10,17 +10,18 @@ get.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from model.image_predictor import ImagePredictor
 from model.prompts import Clicks, ObjectChance, correction_click
+from pipeline.distributed import World
 from pipeline.errors import DataError
+from stages.evaluation.sharing import share_out
 
 if TYPE_CHECKING:
     from data.sources import Dataset
@@ -56,17 +57,30 @@ def evaluate_images(
     clicks: int = 3,
     limit: int | None = None,
     progress: bool = True,
+    world: World | None = None,
 ) -> ImageScores:
     """Score the first `limit` pictures of `dataset` (all by default) with up to `clicks` clicks per
     object.
 
-    Objects without a single pixel are left out. Raises DataError when nothing is left.
+    world: the ranks that share the pictures; all have the answer. Objects without a single pixel
+    are left out. Raises DataError when nothing is left.
     """
     count = min(limit or len(dataset), len(dataset))
-    indices = tqdm(range(count), desc="pictures", unit="picture", disable=not progress)
-    return image_scores(
-        dataset, [score_picture(predictor, dataset, index, clicks) for index in indices]
+    rows = share_out(
+        count,
+        lambda index: score_picture(predictor, dataset, index, clicks),
+        world,
+        label="pictures",
+        unit="picture",
+        progress=progress,
     )
+    if not sum(len(row) for row in rows):
+        raise DataError(
+            f"{dataset.name}: no object in the {len(rows)} pictures to evaluate; "
+            f"check the data set's annotations"
+        )
+    names = [name for name, row in zip(dataset.names, rows, strict=False) for _ in row]
+    return ImageScores(tuple(names), np.concatenate(rows), dataset.digest)
 
 
 def score_picture(
@@ -78,18 +92,6 @@ def score_picture(
     predictor.set_image(clip.frames[0])
     rows = [score_objects(predictor, part, clicks) for part in _batches(masks)]
     return np.concatenate([np.zeros((0, clicks)), *rows])
-
-
-def image_scores(dataset: Dataset, rows: Sequence[np.ndarray]) -> ImageScores:
-    """The scores of the first pictures of `dataset`, one entry of `rows` each. Raises DataError
-    when there is no object."""
-    if not sum(len(row) for row in rows):
-        raise DataError(
-            f"{dataset.name}: no object in the {len(rows)} pictures to evaluate; "
-            f"check the data set's annotations"
-        )
-    names = [name for name, row in zip(dataset.names, rows, strict=False) for _ in row]
-    return ImageScores(tuple(names), np.concatenate(rows), dataset.digest)
 
 
 def score_objects(predictor: ImagePredictor, truth: np.ndarray, clicks: int) -> np.ndarray:

@@ -48,6 +48,8 @@ class VideoSummary:
     """J&F of each video."""
     jf_returned: float | None = None
     """J&F after disappearances; none when no object comes back."""
+    resolution: str = ""
+    """Width and height of the masks that were compared."""
 
 
 @dataclass(frozen=True)
@@ -120,4 +122,5 @@ def _video_summary(scores: VideoScores) -> VideoSummary:
         split=scores.split,
         sequences={video.name: video.jf for video in scores.videos if video.objects},
         jf_returned=scores.jf_returned,
+        resolution=scores.sizes,
     )

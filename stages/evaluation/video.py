@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from data.sources import Dataset
 from model.sam2 import SAM2
 from model.video_predictor import track_video
+from pipeline.distributed import World
 from pipeline.errors import DataError
 from stages.evaluation.jf import Protocol, VideoScore, VideoScorer, VideoScores
+from stages.evaluation.sharing import share_out
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,27 @@ def evaluate_videos(
     every_frame: bool = True,
     progress: bool = True,
     label: str = "videos",
+    world: World | None = None,
 ) -> VideoScores:
     """J&F of `tracker` on the first `limit` videos of `dataset` (all by default).
 
     every_frame: track all frames, also those without annotation, as is done on SA-V; otherwise only
-    the annotated ones. Raises DataError when no object can be scored.
+    the annotated ones. world: the ranks that share the videos; all have the answer. Raises
+    DataError when no object can be scored.
     """
     protocol = protocol or Protocol()
     count = min(limit or len(dataset), len(dataset))
-    indices = tqdm(range(count), desc=label, unit="video", disable=not progress)
-    videos = tuple(
-        evaluate_video(tracker, dataset, index, protocol, every_frame=every_frame)
-        for index in indices
+    videos = share_out(
+        count,
+        lambda index: evaluate_video(tracker, dataset, index, protocol, every_frame=every_frame),
+        world,
+        label=label,
+        unit="video",
+        progress=progress,
     )
     tracked = "all" if every_frame else "annotated"
     given = f"each object shown as a mask where it first appears, {tracked} frames tracked"
-    scores = VideoScores(videos, protocol, dataset.digest, given)
+    scores = VideoScores(tuple(videos), protocol, dataset.digest, given)
     if not scores.objects:
         raise DataError(
             f"{dataset.name}: no object is visible on a scored frame of its {count} videos "

@@ -41,7 +41,7 @@ def said(capsys: pytest.CaptureFixture[str], code: int, expected: int = 2) -> st
         (["synth"], "--out"),
         (["synth", "--out", "x", "--images", "-1"], "expected 0 or more"),
         (["extract-frames", "--videos", "nowhere", "--out", "x"], "nowhere"),
-        (["evaluate"], "--predictions"),
+        (["evaluate"], "--pred with --gt"),
         (["evaluate", "--predictions", "nowhere", "--truth", "."], "nowhere"),
         (["evaluate", "--checkpoint", "nowhere.pt", "--videos", "."], "nowhere.pt"),
         (["export", "nowhere.pt", "--out", "x.pt"], "nowhere.pt"),

@@ -1,0 +1,272 @@
+"""`evaluate`: predicted masks against true ones, or a checkpoint on pictures and videos."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.jobs import add_job_options, launch_config
+from flows.parts import progress_bar
+from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.storage import require_writable, sha256
+
+if TYPE_CHECKING:
+    from pipeline.settings import LaunchConfig
+    from stages.contract import StageResult
+    from stages.evaluation.folders import Comparison
+    from stages.evaluation.jf import VideoScore, VideoScores
+
+EXAMPLES = """examples:
+  predicted masks against the true ones, on 8 cores
+    sam2-pipeline evaluate --gt /data/DAVIS/Annotations/480p --pred davis/masks \\
+        --split /data/DAVIS/ImageSets/2017/val.txt --workers 8
+  … as DAVIS counts objects that appear late, all frames scored
+    sam2-pipeline evaluate --gt truth --pred masks --late-objects davis --all-frames
+  a checkpoint, whatever its size, on videos and pictures
+    sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --out runs/davis
+
+docs/evaluation.md tells what the numbers mean."""
+JOBS = ".jobs"
+"""Below the output folder: logs and progress of the jobs."""
+NAMED = 5
+"""How many names a note lists."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What may stand on the command line."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/evaluate"), help="for the results (runs/evaluate)"
+    )
+    masks = parser.add_argument_group("masks against masks")
+    masks.add_argument(
+        "--pred", "--predictions", dest="predictions", type=Path, help="predicted masks"
+    )
+    masks.add_argument(
+        "--gt", "--truth", dest="truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout"
+    )
+    masks.add_argument(
+        "--split", type=Path, metavar="FILE", help="score the videos of this list, one a line"
+    )
+    masks.add_argument(
+        "--partial", action="store_true", help="score what both folders have; else all or nothing"
+    )
+    masks.add_argument(
+        "--layout", choices=("davis", "sav"), help="label maps, or a folder an object; told by GT"
+    )
+    masks.add_argument(
+        "--late-objects",
+        choices=("sav", "davis"),
+        default="sav",
+        help="count objects from their first sight (sav), or on every frame (davis)",
+    )
+    masks.add_argument(
+        "--all-frames", action="store_true", help="score the first and last annotated frame, too"
+    )
+    masks.add_argument("--workers", type=int, metavar="N", help="processes; default: every core")
+    add_job_options(masks, "videos")
+    weights = parser.add_argument_group("a checkpoint on data")
+    weights.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
+    weights.add_argument("--preset", help="the size the weights must have; found out by itself")
+    weights.add_argument("--image-size", type=int, metavar="N", help="the network's input side")
+    weights.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    weights.add_argument("--videos", type=Path, help="a folder in DAVIS, MOSE or SA-V layout")
+    weights.add_argument("--images", type=Path, help="a folder in SA-1B or COCO layout")
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Score, write the results, and say where they are."""
+    if arguments.predictions or arguments.truth:
+        return _score_masks(arguments)
+    if not arguments.checkpoint or not (arguments.videos or arguments.images):
+        raise ConfigError(
+            "evaluate needs --pred with --gt, or --checkpoint with --videos or --images"
+        )
+    result = measure(
+        arguments.checkpoint,
+        arguments.out,
+        images=arguments.images,
+        videos=arguments.videos,
+        preset=arguments.preset,
+        image_size=arguments.image_size,
+        device=arguments.device,
+    )
+    for name, value in result.metrics.items():
+        print(f"{name:<20} {value:.4g}")
+    for name, place in result.files.items():
+        print(f"{name:<20} {place}")
+    return 0
+
+
+def _score_masks(arguments: argparse.Namespace) -> int:
+    """Masks against masks."""
+    from pipeline.environment import free_cores
+    from stages.evaluation.folders import compare, conclude, score_videos
+    from stages.evaluation.jf import Protocol
+    from stages.evaluation.score_files import write_scores
+
+    for option, words in (("predictions", "--pred"), ("truth", "--gt")):
+        folder = getattr(arguments, option)
+        if folder is None:
+            raise ConfigError(f"evaluate: {words} is missing; masks are held against true ones")
+        if not folder.is_dir():
+            raise DataError(f"{words} {folder}: there is no such folder")
+    comparison = compare(
+        arguments.truth.absolute(),
+        arguments.predictions.absolute(),
+        layout=arguments.layout,
+        protocol=Protocol(arguments.late_objects, not arguments.all_frames),
+        names=_names(arguments.split) if arguments.split else (),
+        strict=not arguments.partial,
+    )
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
+    config = launch_config(arguments, arguments.workers)
+    out = require_writable(arguments.out, "output folder")
+    if config is None:
+        with progress_bar("J&F") as (bar, task):
+            bar.update(task, total=len(comparison.videos))
+            workers = min(arguments.workers or free_cores(), len(comparison.videos))
+            videos = score_videos(
+                comparison, workers, lambda done: bar.update(task, completed=done)
+            )
+    else:
+        videos = _score_in_jobs(comparison, arguments.jobs, config, out / JOBS, arguments.workers)
+    scores = conclude(comparison, videos)
+    places = write_scores(scores, out)
+    print_scores(scores)
+    print(", ".join(str(place) for place in places.values()))
+    return 0
+
+
+def _score_in_jobs(
+    comparison: Comparison, jobs: int, config: LaunchConfig, folder: Path, workers: int | None
+) -> list[VideoScore]:
+    """The videos shared out over jobs; those that are done, of the same files, are not repeated."""
+    from pipeline.array import launch_array, shard_folders
+    from stages.evaluation.folders import Share, score_share
+
+    parts = comparison.parts(jobs)
+    each = workers or (1 if config.launcher == "local" else None)
+    shares = [
+        Share(part, each, str(place))
+        for part, place in zip(parts, shard_folders(folder, len(parts)), strict=True)
+    ]
+    with progress_bar("J&F") as (bar, task):
+
+        def look(progress: Any) -> None:
+            done = progress.step if progress else 0
+            bar.update(task, completed=done, total=len(comparison.videos))
+
+        found = launch_array(
+            score_share, shares, folder, config, name="jf", key=_stamp(comparison), on_poll=look
+        )
+    return [video for part in found for video in part]
+
+
+def _stamp(comparison: Comparison) -> str:
+    """Changes when one of the compared files does."""
+    digest = hashlib.sha256()
+    for root in (comparison.truth, comparison.prediction):
+        for video in comparison.videos:
+            for path in sorted((root / video).rglob("*.png")):
+                found = path.stat()
+                digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def print_scores(scores: VideoScores) -> None:
+    """The headline, its protocol, and what a reader should know before believing it."""
+    from stages.evaluation.jf import listing
+
+    print(f"J&F {scores.jf:.1f}  J {scores.j:.1f}  F {scores.f:.1f}  ({scores.protocol})")
+    recall, decay = (
+        "  ".join(f"{part.upper()} {scores.mean(f'{part}_{what}'):.1f}" for part in "jf")
+        for what in ("recall", "decay")
+    )
+    print(f"recall {recall}   decay {decay}")
+    count = f"{len(scores.objects)} objects in {len(scores.videos)} videos at {scores.sizes}"
+    print(f"{count}, split {scores.split[:12]}")
+    left = [f"{video.name}/{name}" for video in scores.videos for name in video.unscored]
+    if left:
+        print(f"no score, as the truth shows them on no scored frame: {listing(left, NAMED)}")
+    if scores.j == scores.f == 100:
+        print("every mask equals the true one: are the predictions a copy of the truth?")
+
+
+def measure(
+    checkpoint: str,
+    out: Path,
+    *,
+    images: Path | None,
+    videos: Path | None,
+    preset: str | None = None,
+    image_size: int | None = None,
+    device: str | None = None,
+) -> StageResult:
+    """Run the evaluation stage on a checkpoint outside of any recipe; its results lie in `out`.
+
+    preset: what the weights must be; their size is told by themselves. What was measured there
+    before, of the same weights on the same data, is not measured again.
+    """
+    from pipeline.launch import launch
+    from pipeline.settings import LaunchConfig
+    from pipeline.tracking import fetch_checkpoint, prepare_store
+    from stages.contract import CheckpointRef, StageSpec, read_result, write_spec
+    from stages.job import run_stage
+    from stages.settings import Evaluation
+
+    folder = require_writable(out, "output folder")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    weights = fetch_checkpoint(checkpoint, "", folder / "cache", uri)
+    spec = StageSpec(
+        name="evaluate",
+        kind="evaluate",
+        settings={
+            "model": None,
+            "weights": {"expect": preset, "image_size": image_size},
+            "seed": 0,
+            "evaluation": asdict(Evaluation(device=device)),
+            "images": _dataset(images, "images"),
+            "videos": _dataset(videos, "videos"),
+        },
+        folder=str(folder),
+        tracking={"uri": uri, "experiment": "evaluate"},
+        input=CheckpointRef(str(weights.resolve()), sha256(weights), "", 0, ""),
+    )
+    result = read_result(folder, spec.key)
+    if result is None:
+        prepare_store(uri, "evaluate", folder / "artifacts")
+        launch(
+            run_stage, str(write_spec(spec)), folder, LaunchConfig(), name="evaluate", key=spec.key
+        )
+        result = read_result(folder, spec.key)
+    if result is None:
+        raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")
+    return result
+
+
+def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
+    """The data set in a folder, told by its layout."""
+    from data.layout import video_layout
+    from data.spec import DatasetSpec
+
+    if root is None:
+        return None
+    folder = root.expanduser().absolute()
+    if not folder.is_dir():
+        raise DataError(f"--{option} {root}: there is no such folder")
+    if option == "videos":
+        kind = video_layout(folder) or "davis"
+    else:
+        kind = "coco" if (folder / "annotations").is_dir() else "sa1b"
+    return asdict(DatasetSpec(format=kind, root=str(folder)))  # type: ignore[arg-type]
+
+
+def _names(file: Path) -> list[str]:
+    if not file.is_file():
+        raise DataError(f"--split {file}: there is no such file; expected one video a line")
+    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [name for name in names if name and not name.startswith("#")]
