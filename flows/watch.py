@@ -21,6 +21,10 @@ from pipeline.progress import Progress, duration_text
 from stages.contract import StageResult, StageSpec
 from stages.recipe import PlannedStage
 
+DEPLOYED_PATIENCE, PATIENCE = 3600.0, 10.0
+"""Seconds that the end of a run waits for a server that does not answer."""
+SCAFFOLDING = "submitit INFO"
+"""Lines of a job's log that begin so are about submitit's own doings."""
 ARTIFACT_SECONDS = 5.0
 """A running stage's page and bar are drawn again this often."""
 
@@ -54,11 +58,19 @@ class PrefectPage:
     """Log lines and artifacts on the page of the flow run."""
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        self.logger, self.page = logger, Page(logger)
+        self.flow_logger, self.page = logger, Page(logger)
         self.run: Run | None = None
         self.job: JobView | None = None
         self.log: JobLog | None = None
         self.drawn = 0.0
+
+    @property
+    def logger(self) -> logging.Logger | logging.LoggerAdapter[Any]:
+        """That of the stage's task inside of one, else the flow's."""
+        from prefect.context import TaskRunContext
+        from prefect.logging import get_run_logger
+
+        return get_run_logger() if TaskRunContext.get() is not None else self.flow_logger
 
     def run_begins(self, run: Run, stages: Sequence[PlannedStage]) -> None:
         """Say what is coming."""
@@ -128,11 +140,25 @@ class PrefectPage:
         report = results.report_file(run)
         if report is not None:
             self.page.link(artifact_key(name, "report"), report.as_uri(), report.name)
+        self.page.flush(patience())
 
     def _show_log(self, last: bool = False) -> None:
         if self.log is None:
             return
+
+        def say(line: str) -> None:
+            if not line.startswith(SCAFFOLDING):
+                self.logger.info("%s", line)
+
         try:
-            self.log.show(lambda line: self.logger.info("%s", line), last=last)
+            self.log.show(say, last=last)
         except OSError as error:
             self.logger.warning("the job's log cannot be read (%s)", error)
+
+
+def patience() -> float:
+    """Seconds worth waiting for a Prefect server that is away: a worker's flow run has to tell it
+    how it ended, while a person at a terminal has seen that."""
+    from prefect.runtime import flow_run
+
+    return DEPLOYED_PATIENCE if flow_run.deployment_id else PATIENCE
