@@ -195,7 +195,13 @@ def _cases(shown: Sequence[Shown], rows: Sequence[StageRow], folder: Path) -> tu
         chosen = chosen[: CASES // 2] + chosen[-(CASES // 2) :]
     cases = []
     for place, clip in chosen:
-        word = "best" if place == 0 else "worst" if place == len(ordered) - 1 else f"{place + 1}."
+        word = (
+            "best"
+            if place == 0
+            else "worst"
+            if place == len(ordered) - 1
+            else f"number {place + 1}"
+        )
         said = [f"J&F {scores[clip.name]:.1f} after {stage_title(rows[-1].name)}"]
         said += filter(None, [worst_words(objects.get(clip.name, ()))])
         title = f"{clip.name} ({word} of {len(ordered)} drawn)"

@@ -54,7 +54,7 @@ CATEGORIES = (
     Category(
         "elsewhere",
         "wrong object or place",
-        f"on {OFTEN:.0%} or more of its frames the mask lies on something else (J below "
+        f"on {100 * OFTEN:g} % or more of its frames the mask lies on something else (J below "
         f"{ELSEWHERE})",
     ),
     Category(
@@ -108,8 +108,10 @@ def category(score: ObjectScore) -> str:
 def worst_words(objects: Sequence[ObjectScore]) -> str:
     """What is wrong with the objects of one video, in a few words; empty when nothing is."""
     keys = [category(score) for score in objects]
-    counts = [(key, keys.count(key)) for key in TITLES if key in keys and key != "fine"]
-    return ", ".join(f"{TITLES[key]}{f' ({n})' if n > 1 else ''}" for key, n in counts)
+    counts = [(TITLES[key], keys.count(key)) for key in TITLES if key in keys and key != "fine"]
+    if len(objects) == 1:
+        return "".join(title for title, _ in counts)
+    return ", ".join(f"{count} of {len(objects)} {title}" for title, count in counts)
 
 
 def _rules(score: ObjectScore) -> Iterable[tuple[str, bool]]:

@@ -78,7 +78,7 @@ def tiles(data: ReportData) -> list[Tile]:
     summary = data.stages[-1].summary
     cells = dict(zip(COLUMNS, _cells(data.stages[-1], None), strict=True))
     if summary.video is not None:
-        note = _interval_note(cells["video/jf"], "percent, over all held-out objects")
+        note = _interval_note(cells["video/jf"], "percent, over all objects")
         if data.repeated is not None and data.repeated.video is not None:
             ahead = summary.video.jf - data.repeated.video.jf
             note += f"; {ahead:+.1f} against the first mask repeated".replace("-", "−")
@@ -169,4 +169,4 @@ def _number(value: float, digits: int, *, sign: bool) -> str:
 
 
 def _interval_note(cell: Cell, otherwise: str) -> str:
-    return f"{otherwise}, {cell.interval}" if cell.interval else otherwise
+    return f"{otherwise}; 95 % interval {cell.interval}" if cell.interval else otherwise

@@ -122,14 +122,13 @@ def stages_chart(data: ReportData) -> Chart:
         _line(axes, video, colours, rows, "video/jf", label="video J&F", other=scaled)
         _line(axes, scaled, colours, rows, "image/miou@1", label="image mIoU@1 × 100", other=video)
         if level is not None:
-            axes.axhline(level, color=INK, linestyle=(0, (1, 2.5)), linewidth=1)
-            label = f"first mask repeated {level:.0f}"
-            axes.text(len(rows) - 0.3, level + 1, label, va="bottom", ha="right", fontsize=8)
+            label = f"first mask repeated, J&F {level:.0f}"
+            axes.axhline(level, color=INK, linestyle=(0, (1, 2.5)), linewidth=1, label=label)
         axes.set_xticks(range(len(rows)), names)
         axes.set_xlim(-0.35, len(rows) - 0.3)
         axes.set_ylim(-7, 112)
         axes.set_yticks(range(0, 101, 20))
-        axes.legend(loc="upper left", ncols=2)
+        axes.legend(loc="upper left", ncols=3)
 
     points = [
         f"{name}: {', '.join(_points(row))}"

@@ -17,13 +17,29 @@ from stages.evaluation.bootstrap import (
 from stages.evaluation.verdict import verdict
 
 
-def test_mean_and_ends_worked_by_hand():
-    """Two items, differences -1 and 3: a resample's mean is -1, 1 or 3 with chance 1/4, 1/2, 1/4,
-    and the two-and-a-half percent tails lie in the outer ones."""
+def test_two_items_worked_by_hand():
+    """Differences -1 and 3: mean 1, s = sqrt(8), s / sqrt(2) = 2, t of one degree 12.706."""
     found = paired_bootstrap([50, 60], [49, 63])
-    assert found == Difference(1.0, -1.0, 3.0, 2, 10_000, 0.95)
+    assert (found.mean, found.items, found.confidence) == (1.0, 2, 0.95)
+    assert (found.low, found.high) == pytest.approx((1 - 25.412, 1 + 25.412), abs=0.01)
     assert not found.better
     assert not found.worse
+
+
+def test_two_videos_that_both_lose_are_no_proof():
+    found = paired_bootstrap([30.0, 40.0], [10.0, 25.6])
+    assert verdict(found, 0) == "same"
+    assert verdict(paired_bootstrap([30.0] * 6, [11, 10, 12, 9, 10, 11]), 0) == "worse"
+
+
+def test_mean_and_ends_of_six_worked_by_hand():
+    """Five differences of 0 and one of 6: a resample's mean is the number of times the six is
+    drawn, which is 0 in a third of them and 3 or more in one of sixteen."""
+    found = paired_bootstrap([0.0] * 6, [0, 0, 0, 0, 0, 6.0])
+    assert found.mean == 1
+    assert found.low == 0
+    assert found.high == pytest.approx(round(found.high))
+    assert 3 <= round(found.high) <= 5
 
 
 def test_levels_of_an_exact_bootstrap_worked_by_hand():
@@ -32,8 +48,8 @@ def test_levels_of_an_exact_bootstrap_worked_by_hand():
     change, share = np.array([0.0, 1.0, 2.0]), np.full(3, 1 / 3)
     means = np.sort([np.mean(draw) for draw in product(change, repeat=3)])
     low, high = _levels(means, change, share, 0.95)
-    # 1 - Phi(1.2247 * 4.171) = 1.6e-7
-    assert low == pytest.approx(1.6e-7, abs=2e-8)
+    # 1 - Phi(1.2247 * 4.3027) = 6.8e-8
+    assert low == pytest.approx(6.8e-8, abs=2e-9)
     assert low == pytest.approx(1 - high, rel=1e-6)
 
 
@@ -95,13 +111,14 @@ def test_direction():
 @pytest.mark.parametrize(
     ("draw", "true_mean", "items", "at_least"),
     [
+        (lambda rng, n: rng.normal(0, 1, n), 0.0, 3, 0.92),
         (lambda rng, n: rng.normal(0, 1, n), 0.0, 6, 0.91),
         (lambda rng, n: rng.normal(0, 1, n), 0.0, 30, 0.92),
         (lambda rng, n: rng.exponential(1, n), 1.0, 30, 0.905),
         # one video in ten loses its object: about -20 on it, noise on the others
         (lambda rng, n: rng.normal(0, 1, n) - 40 * rng.random(n) * (rng.random(n) < 0.1), -2.0, 100, 0.905),
     ],
-    ids=["six", "thirty", "skewed", "lost"],
+    ids=["three", "six", "thirty", "skewed", "lost"],
 )  # fmt: skip
 def test_the_interval_covers_as_often_as_it_says(draw, true_mean, items, at_least):
     rng = np.random.default_rng(0)
@@ -115,10 +132,11 @@ def test_the_interval_covers_as_often_as_it_says(draw, true_mean, items, at_leas
 
 
 @pytest.mark.parametrize(
-    ("freedom", "exact"), [(3, 3.1824), (5, 2.5706), (9, 2.2622), (29, 2.0452), (999, 1.9623)]
+    ("freedom", "exact"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (9, 2.2622), (999, 1.9623)],
 )
 def test_student_quantiles(freedom, exact):
-    assert _student(0.975, freedom) == pytest.approx(exact, rel=0.008)
+    assert _student(0.975, freedom) == pytest.approx(exact, abs=1e-3)
 
 
 @pytest.mark.parametrize(
