@@ -5,11 +5,11 @@ Letters: N objects, T tokens, L cells of the map, C hidden width.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import SAM2Config
 from model.layers import MLP
+from model.lean import dropped_attention
 from model.position import rotate
 
 DEPTH = 2
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         rows = len(k) if len(q) == 1 else len(q)
         q, k, v = (t.expand(rows, -1, -1, -1) for t in (q, k, v))
         drop = self.dropout if self.training else 0.0
-        answer = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+        answer = dropped_attention(q, k, v, drop)
         return self.out_proj(answer.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:

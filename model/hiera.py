@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.config import TrunkConfig
 from model.layers import MLP, DropPath
+from model.lean import halve
 
 
 class Hiera(nn.Module):
@@ -78,7 +79,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, width_in] to [B, H, W, width], or half of H and W."""
         normed = self.norm1(x)
-        shortcut = _halve(self.proj(normed)) if self.halve else x
+        shortcut = halve(self.proj(normed)) if self.halve else x
         x = shortcut + self.drop_path(self.attn(normed))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -106,7 +107,7 @@ class WindowAttention(nn.Module):
             qkv = self.qkv(_windows(x, rows, columns))
         q, k, v = qkv.chunk(3, dim=-1)
         if self.halve:
-            q = _halve(q)
+            q = halve(q)
             height, width, rows, columns = height // 2, width // 2, rows // 2, columns // 2
         q, k, v = (
             t.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v)
@@ -143,11 +144,6 @@ def _blocks(config: TrunkConfig) -> list[Block]:
             blocks.append(Block(width_in, width, heads, side, halve, drop))
             width_in, window = width, config.windows[stage]
     return blocks
-
-
-def _halve(x: Tensor) -> Tensor:
-    """Max-pool [B, H, W, C] 2 x 2. Windows are even where this happens, so it never crosses one."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), kernel_size=2).permute(0, 2, 3, 1)
 
 
 def _windows(x: Tensor, rows: int, columns: int) -> Tensor:

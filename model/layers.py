@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from model.lean import gelu_linear
 
 
 class MLP(nn.Module):
@@ -28,10 +31,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]; no activation at the end."""
-        *inner, last = self.layers
-        for layer in inner:
-            x = self.activation(layer(x))
-        return last(x)
+        first, *others = self.layers
+        x = first(x)
+        gelu = self.activation is F.gelu
+        for layer in others:
+            x = gelu_linear(x, cast(nn.Linear, layer)) if gelu else layer(self.activation(x))
+        return x
 
 
 class LayerNorm2d(nn.Module):

@@ -9,12 +9,12 @@ import copy
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import Attention
 from model.config import SAM2Config
 from model.layers import LayerNorm2d
+from model.lean import dropped_relu, gelu_linear
 from model.position import rotations
 
 MASK_CHANNELS = (1, 4, 16, 64, 256)
@@ -89,7 +89,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] to the same shape."""
         cells = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
-        cells = self.gamma * self.pwconv2(F.gelu(self.pwconv1(cells)))
+        cells = self.gamma * gelu_linear(self.pwconv1(cells), self.pwconv2)
         return x + cells.permute(0, 3, 1, 2)
 
 
@@ -148,7 +148,8 @@ class MemoryAttentionLayer(nn.Module):
         normed = self.norm1(x)
         x = x + drop(self.self_attn(normed, normed, normed, table, normed.shape[1]))
         x = x + drop(self.cross_attn_image(self.norm2(x), keys, values, table, rotated_keys))
-        return x + drop(self.linear2(drop(F.relu(self.linear1(self.norm3(x))))))
+        inner = dropped_relu(self.linear1(self.norm3(x)), drop.p if self.training else 0.0)
+        return x + drop(self.linear2(inner))
 
 
 def without_overlap(logits: Tensor) -> Tensor:
