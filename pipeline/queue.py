@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from pipeline.backends import JobState
 from pipeline.errors import StageError
@@ -25,7 +26,7 @@ ENDED = {
 look. GONE: SLURM has forgotten it."""
 PASSING = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 """Ends after which SLURM may requeue; believed when they are still there at the next look."""
-FIELDS = "%F|%T|%r|%N|%S|%V"
+FIELDS = "%F|%T|%r|%N|%S|%V|%j"
 SACCT = ("sacct", "--noheader", "--parsable2", "--allocations", "--format=State,NodeList,End")
 
 
@@ -73,7 +74,7 @@ class Queue:
         found: dict[str, list[JobState]] = {job_id: [] for job_id in ids}
         for line in answer.stdout.splitlines():
             job_id, *values = line.strip().split("|")
-            if job_id in found and len(values) == 5:
+            if job_id in found and len(values) == 6:
                 found[job_id].append(_state(*values))
         for job_id, states in found.items():
             before = self.known.get(job_id, [])
@@ -114,17 +115,19 @@ def find(name: str, since: float) -> str | None:
     return None
 
 
-def _state(state: str, reason: str, nodes: str, start: str, submitted: str) -> JobState:
+def _state(state: str, reason: str, nodes: str, start: str, submitted: str, name: str) -> JobState:
     since = _seconds(submitted if state == "PENDING" else start)
     plain = "" if reason in ("None", "") else reason
-    return JobState(state, plain, nodes.strip("()") if nodes != "n/a" else "", since)
+    return JobState(state, plain, nodes.strip("()") if nodes != "n/a" else "", since, name)
 
 
 def _believed(state: JobState, before: Sequence[JobState]) -> JobState:
     """An end from which SLURM may still requeue counts as `COMPLETING` at its first sight."""
-    if state.state not in PASSING or any(one.state == "COMPLETING" for one in before):
+    if state.state not in PASSING or any(
+        one.state in ("COMPLETING", state.state) for one in before
+    ):
         return state
-    return JobState("COMPLETING", state.state, state.nodes, state.since)
+    return replace(state, state="COMPLETING", reason=state.state)
 
 
 def _last_word(job_id: str) -> JobState:

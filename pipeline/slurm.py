@@ -83,11 +83,11 @@ class SlurmBackend(Attempt):
         if self._finished(handle):
             return False
         within = SETTLING_SECONDS if self._told(handle) else None
-        return any(one.state not in ENDED for one in QUEUE.states(handle.job_id, within))
+        return any(one.state not in ENDED for one in self._states(handle, within))
 
     def state(self, handle: Handle) -> JobState:
         """What the queue says of the job; of an array, what it says of its tasks in sum."""
-        return _summed(QUEUE.states(handle.job_id))
+        return _summed(self._states(handle))
 
     def lost_ranks(self, handle: Handle) -> list[int]:
         """Ranks that noted a failure of their own. That another one is gone is no reason to end the
@@ -110,6 +110,12 @@ class SlurmBackend(Attempt):
         if self.alive(handle):
             call(["scancel", handle.job_id])
         QUEUE.forget()
+
+    def _states(self, handle: Handle, within: float | None = None) -> list[JobState]:
+        """What the queue says of the job; not of another one that has its number by now."""
+        states = QUEUE.states(handle.job_id, within)
+        mine = [one for one in states if one.name in ("", handle.name) or not handle.name]
+        return mine or [JobState("GONE", f"{states[0].name} has its number now")]
 
     def _executor(self, job: Job, name: str) -> Any:
         with _refusals(name):

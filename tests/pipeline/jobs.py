@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import env_rank
 from pipeline.progress import ProgressWriter
 from pipeline.stop import check_stop
 
@@ -25,7 +26,7 @@ def rank_and_sum(number: int) -> tuple[int, float, str]:
 
 def wait_politely(folder: str) -> str:
     """Work until asked to stop, then leave a mark, as the training loop leaves a checkpoint."""
-    Path(folder, f"started-{os.environ['SUBMITIT_LOCAL_GLOBALID']}").write_text(str(os.getpid()))
+    Path(folder, f"started-{env_rank()}").write_text(str(os.getpid()))
     progress = ProgressWriter(folder, total=10_000)
     for step in range(10_000):
         progress.update(step)
@@ -34,7 +35,7 @@ def wait_politely(folder: str) -> str:
         try:
             check_stop()
         except Exception:
-            Path(folder, f"saved-{os.environ['SUBMITIT_LOCAL_GLOBALID']}").write_text(str(step))
+            Path(folder, f"saved-{env_rank()}").write_text(str(step))
             raise
         time.sleep(0.02)
     raise AssertionError("never asked to stop")
