@@ -23,6 +23,7 @@ from flows import preflight
 from flows.form import AnyStage, RecipeName, StageName
 from flows.memory import fit_ahead
 from flows.reap import looked_after
+from flows.registry import promote
 from flows.run import Request, Run
 from flows.stage import perform
 from flows.tracking import open_parent_run
@@ -121,12 +122,16 @@ def sam2_stage(
 
 def conduct(request: Request) -> State | None:
     """Go through the stages of `request`; None when all are done, else the state to end in."""
-    return go_through(Run.of(request))
+    return go_through(Run.of(request), promote)
 
 
-def go_through(run: Run) -> State | None:
+def go_through(
+    run: Run, after_stage: Callable[[Run, PlannedStage], Sequence[str]] = lambda run, stage: ()
+) -> State | None:
     """Go through the stages of `run`, telling Prefect and whoever else looks on; its results are in
-    it afterwards. None when all are done, else the state to end in."""
+    it afterwards. None when all are done, else the state to end in.
+
+    after_stage: called with each stage that is done; the lines it returns are told, too."""
     watchers = (PrefectPage(get_run_logger()), *_onlookers.get())  # type: ignore[arg-type]
     preflight.check(run)
     _tag(run)
@@ -139,6 +144,8 @@ def go_through(run: Run) -> State | None:
                 named = _stage_task.with_options(task_run_name=stage.name)
                 used = [run.results[name] for name in _uses(stage) if name in run.results]
                 run.results[stage.name] = named(partial(perform, run, stage, watchers), used)
+                for line in after_stage(run, stage):
+                    _tell(watchers, lambda watcher, line=line: watcher.run_notes(line))  # type: ignore[misc]
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C; the same command continues it")
     _tell(watchers, lambda watcher: watcher.run_ends(run))

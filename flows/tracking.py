@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.run import Run
+from flows.run import DATA_KINDS, Run
 from pipeline.journal import EARLIER, RECORD
 from pipeline.mlflow_store import answers, first_line
 from pipeline.provenance import code_version, environment
 from pipeline.remote import shown
 from pipeline.replay import send_waiting, waiting
+from pipeline.tracking import Run as MLflowRun
 from pipeline.tracking import open_run, prepare_store
+from stages.contract import read_spec
 from stages.record import attach_settings
 
 ID_SECONDS = 20.0
@@ -76,8 +78,26 @@ def open_parent_run(run: Run) -> Iterator[None]:
         status = "FAILED"
         raise
     finally:
+        _sum_up(run, parent)
         parent.close(status)
         catch_up(recipe.folder, uri, CATCH_UP_SECONDS if status == "FINISHED" else 0.0)
+
+
+def _sum_up(run: Run, parent: MLflowRun) -> None:
+    """What the parent run shows of its stages: the figures of every evaluation, in order, and the data by digest."""
+    step, found = 0, dict[str, str]()
+    for stage in run.planned:
+        folder = run.folder(stage.name)
+        if stage.name not in run.results or not (folder / "spec.json").is_file():
+            continue
+        upstream = read_spec(folder / "spec.json").upstream
+        found |= {name: digest for name, digest in upstream.items() if name.startswith("data:")}
+        if stage.kind in DATA_KINDS:
+            found[f"data:{stage.name}"] = run.results[stage.name].digest
+        if stage.kind == "evaluate":
+            parent.log_metrics(step, run.results[stage.name].metrics, keep=True)
+            step += 1
+    parent.set_tags({f"{name.replace(':', '.')}.sha256": digest for name, digest in found.items()})
 
 
 def journals(folder: Path) -> list[Path]:

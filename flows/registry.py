@@ -1,0 +1,191 @@
+"""After an evaluation: the checkpoint becomes a version in the model registry, and aliases move to it, if it passes.
+
+Two gates stand before an alias. The re-load gate: the evaluation fetched the published checkpoint by its reference,
+with the digest it was published under, and loaded all of it, strictly and finite; it could not have measured
+otherwise. The evaluation gate: it is not worse than the checkpoint the alias points at now, where both were measured
+on the same split by the same protocol. What was decided, and why, stands in the version's tags; it is not decided
+again when the run is repeated.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.run import Run
+from pipeline.errors import PipelineError
+from pipeline.mlflow_store import answers
+from pipeline.publishing import fetch_checkpoint
+from pipeline.registry import Version, move_alias, register, tag_version, version_at, version_of
+from pipeline.replay import metric_name
+from stages.contract import StageKind, StageResult, StageSpec, read_result, read_spec
+from stages.evaluation.compare import Change, compare
+from stages.evaluation.details import DETAILS, read_details
+from stages.evaluation.scored import TITLES, Scored, open_scored, scored_details
+from stages.recipe import PlannedStage
+
+ALIASES: Mapping[StageKind, str] = {
+    "image_pretrain": "image-pretrain",
+    "video_train": "video",
+    "joint_train": "joint",
+    "finetune": "finetune",
+}
+"""Of the newest checkpoint of a kind of stage that passed."""
+CHAMPION = "champion"
+"""Of the best checkpoint of a size, whatever stage made it."""
+METRICS = ("video/jf", "image/miou@3", "image/miou@1")
+"""The first of these that both have is compared."""
+RELOADED = "digest verified, loaded strictly, finite"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trained stage with its evaluation, both done."""
+
+    trained: StageResult
+    kind: StageKind
+    spec: StageSpec
+    """Of the evaluation."""
+    evaluated: StageResult
+    folder: Path
+    """Of the evaluation."""
+
+    @property
+    def model(self) -> str:
+        """Its name in the registry: `sam2-base_plus`."""
+        return f"sam2-{self.spec.settings['model']['preset']}"
+
+
+def model_name(run: Run) -> str:
+    """The name of a run's network in the model registry."""
+    return f"sam2-{run.recipe.model.preset}"
+
+
+def promote(run: Run, stage: PlannedStage) -> list[str]:
+    """After an evaluation: register what it measured and move the aliases it earned; lines that say so.
+
+    Other stages have nothing to register. A store that fails costs a line, never the run; the next time the run is
+    repeated it is tried again.
+    """
+    if stage.kind != "evaluate":
+        return []
+    try:
+        measured = read_measured(run.folder(stage.name))
+        if measured is None:
+            return []
+        if not answers(run.recipe.tracking_uri):
+            return [f"{stage.name}: MLflow does not answer, repeat the run to register its model"]
+        return _promote(run.recipe.tracking_uri, measured, run.recipe.tracking.tolerance)
+    except PipelineError as error:
+        return [f"{stage.name}: not registered ({error})"]
+
+
+def read_measured(folder: Path) -> Measured | None:
+    """What the evaluation in `folder` measured, if it was the checkpoint of the stage beside it (the re-load gate)."""
+    trained_folder = folder.with_name(folder.name.removesuffix(".evaluate"))
+    if trained_folder == folder or not (trained_folder / "spec.json").is_file():
+        return None
+    spec, trained_spec = read_spec(folder / "spec.json"), read_spec(trained_folder / "spec.json")
+    evaluated, trained = read_result(folder, spec.key), read_result(trained_folder)
+    if evaluated is None or trained is None or trained.checkpoint is None or spec.input is None:
+        return None
+    if (spec.input.sha256, spec.input.uri) != (trained.checkpoint.sha256, trained.checkpoint.uri):
+        return None  # a checkpoint from elsewhere was measured
+    return Measured(trained, trained_spec.kind, spec, evaluated, folder)
+
+
+def _promote(uri: str, measured: Measured, tolerance: float) -> list[str]:
+    reference = measured.trained.checkpoint
+    assert reference is not None
+    number = register(
+        uri, measured.model, reference.uri, sha256=reference.sha256, run_id=reference.run_id,
+        tags=_tags(measured),
+    )  # fmt: skip
+    version = version_of(uri, measured.model, reference.sha256, reference.run_id)
+    assert version is not None and version.version == number
+    lines = [f"{measured.spec.name}: registered as {version.name}"]
+    for alias in (ALIASES[measured.kind], CHAMPION):
+        lines += _judge(uri, version, measured, alias, tolerance)
+    return lines if len(lines) > 1 else []
+
+
+def _tags(measured: Measured) -> dict[str, str]:
+    """What a version says of itself: where it comes from and what it was worth."""
+    trained, evaluated = measured.trained, measured.evaluated
+    tags = {
+        "stage": trained.stage,
+        "kind": measured.kind,
+        "step": str(trained.step),
+        "run": measured.folder.parent.name,
+        "reload": RELOADED,
+        "evaluation.folder": str(measured.folder),
+        "evaluation.run_id": evaluated.run_id,
+    }
+    tags |= {metric_name(name): f"{value:.4f}" for name, value in evaluated.metrics.items()}
+    for figure in _scores(measured).figures.values():
+        part = figure.name.split("/")[0]
+        tags |= {f"{part}.protocol": figure.protocol, f"{part}.split": figure.split}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _judge(
+    uri: str, version: Version, measured: Measured, alias: str, tolerance: float
+) -> list[str]:
+    """Move `alias` to `version` or leave it, once for each evaluation, and say why."""
+    held, mark = version_at(uri, version.model, alias), f"judged.{alias}"
+    if version.tags.get(mark, "").startswith(measured.spec.key[:12]):
+        return []
+    moves, why = _decide(uri, held, measured, alias, tolerance)
+    if moves:
+        move_alias(uri, version.model, alias, version.version)
+    where = f"is {version.name}" if moves or held is None else f"stays at {held.name}"
+    tag_version(uri, version, {mark: f"{measured.spec.key[:12]} {where}: {why}"})
+    return [f"  {alias} {where} ({why})"]
+
+
+def _decide(
+    uri: str, held: Version | None, measured: Measured, alias: str, tolerance: float
+) -> tuple[bool, str]:
+    """Whether the alias moves, and why."""
+    if held is None:
+        return True, "the first"
+    if measured.trained.checkpoint is not None and (
+        held.sha256 == measured.trained.checkpoint.sha256
+    ):
+        return False, "the same weights"
+    try:
+        change = _change(uri, held, measured, tolerance)
+    except PipelineError as error:  # the newest of a stage is that all the same; the best is not
+        return alias != CHAMPION, f"not compared: {error}"
+    found, scale = change.difference, 100 / change.after.full
+    low, high = scale * found.low, scale * found.high
+    why = f"{TITLES[change.name]} {scale * found.mean:+.2f} [{low:+.2f}, {high:+.2f}] points: "
+    passes = change.verdict != "worse" and (alias != CHAMPION or found.mean >= 0)
+    return passes, why + change.verdict
+
+
+def _change(uri: str, held: Version, measured: Measured, tolerance: float) -> Change:
+    """From the holder's scores to ours. Raises DataError or CheckpointError where they cannot be held together."""
+    ours, theirs = _scores(measured), _scores_of(uri, held)
+    shared = [name for name in METRICS if name in ours.figures and name in theirs.figures]
+    return compare(theirs, ours, tolerance=tolerance, metrics=shared[:1]).changes[0]
+
+
+def _scores(measured: Measured) -> Scored:
+    return open_scored(str(measured.folder))
+
+
+def _scores_of(uri: str, held: Version) -> Scored:
+    """The holder's scores: from its run's folder, else from MLflow, where its evaluation put them."""
+    folder = held.tags.get("evaluation.folder", "")
+    if folder and (Path(folder) / DETAILS).is_file():
+        scored = open_scored(folder)
+        if scored.sha256 == held.sha256:
+            return scored
+    with tempfile.TemporaryDirectory() as cache:
+        reference = f"runs:/{held.tags.get('evaluation.run_id', 'unknown')}/{DETAILS}"
+        return scored_details(
+            read_details(fetch_checkpoint(reference, "", cache, uri)), held.name, held.name
+        )
