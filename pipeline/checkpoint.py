@@ -130,6 +130,11 @@ def file_name(step: int) -> str:
     return f"step-{step:08d}.pt"
 
 
+def step_of(path: Path) -> int:
+    """The step of the checkpoint at `path`."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def latest_valid(folder: str | Path, before: int | None = None) -> Path | None:
     """The newest checkpoint that matches its digests and is finite, or None when none was ever
     saved. before: only of earlier steps than that.
@@ -213,24 +218,57 @@ def _of_format(values: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def resume(
-    state: TrainState, folder: str | Path, world: World | None = None, before: int | None = None
+    state: TrainState,
+    folder: str | Path,
+    world: World | None = None,
+    *,
+    mirror: str = "",
+    before: int | None = None,
 ) -> bool:
-    """Continue from the newest intact checkpoint in `folder`, the same on every rank; False where
-    there is none. before: only of earlier steps than that."""
+    """Continue from the newest intact checkpoint in `folder`, or at the URL `mirror` where that has
+    a newer one, the same on every rank; False where there is none. before: only of earlier steps.
+
+    Raises CheckpointError where there are some and none is intact, StorageError where `folder` has
+    none and `mirror` cannot be read.
+    """
     world = world or World()
     found, problem = None, None
     if world.is_first:
         try:
-            found = latest_valid(folder, before)
-        except CheckpointError as error:
-            problem = str(error)
+            found = _newest(folder, mirror, before)
+        except (CheckpointError, StorageError) as error:
+            problem = error
     found, problem = world.share((found, problem))
     if problem:
-        raise CheckpointError(problem)
+        raise problem
     if found is None:
         return False
     load(state, found)
     return True
+
+
+def _newest(folder: str | Path, mirror: str, before: int | None) -> Path | None:
+    if not mirror:
+        return latest_valid(folder, before)
+    from pipeline.mirror import fetch_newer
+
+    found, problem = None, None
+    try:
+        found = latest_valid(folder, before)
+    except CheckpointError as error:
+        problem = error
+    try:
+        fetched = fetch_newer(mirror, folder, step_of(found) if found else -1, before)
+    except (CheckpointError, StorageError) as error:
+        if found is None:
+            raise problem or error from error
+        logger.warning("%s; training continues from %s", error, found)
+        return found
+    if fetched is not None:
+        return latest_valid(folder, before)
+    if problem is not None:
+        raise problem
+    return found
 
 
 def pack(state: TrainState) -> dict[str, Any]:

@@ -43,7 +43,10 @@ class Saver:
         self.keep = Keep(config.keep, config.keep_every, config.keep_best)
         self.host, self.writing = HostCopy(), _Writing()
         self.safe_step = step
-        """The step that a restart would continue from."""
+        """The step that a restart would continue from, also on another machine where there is a
+        mirror."""
+        self.written_step = step
+        """The step of the newest checkpoint in the folder."""
         self.safe_at = self.tried_at = time.monotonic()
         self.problem = ""
         """Why the last checkpoint could not be written; empty where it could."""
@@ -93,7 +96,7 @@ class Saver:
         self.tried_at = began
         write = self._prepared(state)
         if write is not None:
-            self.writing.begin(state.step, write)
+            self.writing.begin(state.step, partial(self._write, write))
         self.stall_seconds = time.monotonic() - began
         if wait or late:
             self.wait()
@@ -115,12 +118,12 @@ class Saver:
             if not busy:
                 break
         self._note()
-        told = (self.safe_step, self.problem, self.save_seconds)
-        self.safe_step, self.problem, self.save_seconds = self.world.share(told)
+        told = (self.safe_step, self.written_step, self.problem, self.save_seconds)
+        self.safe_step, self.written_step, self.problem, self.save_seconds = self.world.share(told)
 
     def require(self, step: int) -> None:
-        """Raise StageError unless `step` is saved; every rank calls it after `wait`."""
-        if self.safe_step != step:
+        """Raise StageError unless the folder has `step`; every rank calls it after `wait`."""
+        if self.written_step != step:
             raise StageError(self._loss(step))
 
     def roll_back(self, state: TrainState, before: int) -> int | None:
@@ -130,9 +133,11 @@ class Saver:
         Those of later steps are given up with the next save.
         """
         self.wait()
-        if not checkpoint.resume(state, self.folder, self.world, before=before):
+        mirror = self.config.mirror
+        if not checkpoint.resume(state, self.folder, self.world, mirror=mirror, before=before):
             return None
-        self.safe_step, self.safe_at = state.step, time.monotonic()
+        self.safe_step = self.written_step = state.step
+        self.safe_at = time.monotonic()
         return state.step
 
     def __enter__(self) -> Saver:
@@ -171,6 +176,17 @@ class Saver:
             write_parts, values, shared.rows_of(state.optimizer), self.folder, self.keep,
             rank=self.world.rank, group=shared.background, score=score, world=size,
         )  # fmt: skip
+
+    def _write(self, write: Callable[[], Entry | None]) -> Entry | None:
+        """In the background: to the folder, and from there to the mirror."""
+        entry = write()
+        if entry is not None:
+            self.written_step = entry.step
+            if self.config.mirror:
+                from pipeline.mirror import upload
+
+                upload(self.folder, self.config.mirror)
+        return entry
 
     def _note(self) -> None:
         """Take in how the writing ended, if it did."""

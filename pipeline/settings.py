@@ -113,6 +113,9 @@ class LoopConfig:
     """A checkpoint of every multiple of so many steps is written and kept for good; 0 for none."""
     keep_best: bool = False
     """A checkpoint is also written where validation finds the best so far, and kept until a better one."""
+    mirror: str = ""
+    """Folder or URL, such as `s3://bucket/run`, that checkpoints are copied to as well, and fetched
+    from where the stage's own folder has none or older ones."""
     unsaved_minutes: float = 60.0
     """Where no checkpoint can be written, training goes on and tries again, and stops when this much
     work would be lost."""

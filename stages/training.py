@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def train(spec: StageSpec) -> StageResult | None:
     stage = parse(TrainStage, spec.settings["stage"], where=spec.name)
     seed, folder = int(spec.settings["seed"]), Path(spec.folder)
     world = distributed.init()
-    stage = fitted(spec, stage, world)
+    stage = mirrored(spec, fitted(spec, stage, world))
     clips = TrainingClips(
         {
             name: open_dataset(parse(DatasetSpec, values, where=name))
@@ -89,7 +90,7 @@ def train(spec: StageSpec) -> StageResult | None:
         average=WeightAverage(model, stage.optim.average, shards) if stage.optim.average else None,
         sharding=sharding,
     )
-    checkpoint.resume(state, folder / "checkpoints", world)
+    checkpoint.resume(state, folder / "checkpoints", world, mirror=stage.loop.mirror)
 
     task = ClipTask(
         model,
@@ -178,6 +179,14 @@ def fitted(spec: StageSpec, stage: TrainStage, world: World) -> TrainStage:
     if plan is None:
         raise ConfigError(problem)
     return plan.applied(stage)
+
+
+def mirrored(spec: StageSpec, stage: TrainStage) -> TrainStage:
+    """The stage with a place of its own below `loop.mirror`, where that is given."""
+    if not stage.loop.mirror:
+        return stage
+    place = f"{stage.loop.mirror.rstrip('/')}/{spec.name}-{spec.key[:12]}"
+    return replace(stage, loop=replace(stage.loop, mirror=place))
 
 
 def kept_features(spec: StageSpec, stage: TrainStage, model: SAM2) -> FeatureCache | None:

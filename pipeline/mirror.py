@@ -1,0 +1,142 @@
+"""A second place for a run's checkpoints, such as `s3://bucket/run`: one that outlives the machine.
+
+What is listed in the local folder is copied there under names that contain their digests, so that
+nothing is ever overwritten, read back, and listed last: an upload that was cut off does not count.
+A restart on an empty disk fetches the newest from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from tempfile import mkdtemp
+
+from pipeline import checkpoint_list
+from pipeline.checkpoint_list import COPY, MANIFEST, Entry, Keep, damage, listed, parse
+from pipeline.errors import CheckpointError, StorageError
+from pipeline.plain_files import FileRecord
+from pipeline.remote import ask, filesystem, reason, shown
+from pipeline.storage import put, sha256, sync_folder
+
+logger = logging.getLogger(__name__)
+
+
+def upload(folder: str | Path, url: str) -> None:
+    """Let `url` hold what `folder` lists, and nothing else of a run. Raises StorageError."""
+    folder = Path(folder)
+    entries = listed(folder)
+    try:
+        there = {name for entry in _listed(url) for name in _keys(entry).values()}
+    except CheckpointError as error:
+        logger.warning("%s; it is written again", error)
+        there = set()
+    for entry in entries:
+        for name, key in _keys(entry).items():
+            if key not in there:
+                _put_checked(folder / name, f"{url}/{key}", entry.files[name])
+    for name in (MANIFEST, COPY):
+        put(folder / name, f"{url}/{name}")
+    _delete_unlisted(url, {key for entry in entries for key in _keys(entry).values()})
+
+
+def fetch_newer(url: str, folder: str | Path, after: int, before: int | None = None) -> int | None:
+    """Bring the newest intact checkpoint of `url` to `folder` and list it there, if it is of a later
+    step than `after`, and earlier than `before`; returns its step.
+
+    A broken one is passed over with a warning. Raises StorageError where `url` cannot be read,
+    CheckpointError where none is intact.
+    """
+    folder, broken = Path(folder), []
+    for entry in reversed(_listed(url)):
+        if entry.step <= after or (before is not None and entry.step >= before):
+            continue
+        problem = _fetch(url, folder, entry)
+        if not problem:
+            return entry.step
+        broken.append(problem)
+        logger.warning("checkpoint is broken and passed over: %s", problem)
+    if broken and after < 0:
+        raise CheckpointError(f"{shown(url)}: no checkpoint is intact: {'; '.join(broken)}")
+    return None
+
+
+def _listed(url: str) -> list[Entry]:
+    """The checkpoints at `url`, oldest first. Raises CheckpointError where its lists are damaged."""
+    store, inner = filesystem(url)
+    problems = []
+    for name in (MANIFEST, COPY):
+        place = f"{inner}/{name}"
+        try:
+            return parse(ask(f"{url}/{name}", partial(store.cat_file, place)))
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{shown(url)}/{name} is damaged ({error})")
+            logger.warning("%s", problems[-1])
+    if problems:
+        raise CheckpointError("; ".join(problems))
+    return []
+
+
+def _keys(entry: Entry) -> Mapping[str, str]:
+    """For each of its files the name at the URL: `step-00001000-1a2b3c4d5e6f.pt`."""
+    found = {}
+    for name, record in entry.files.items():
+        path = PurePosixPath(name)
+        found[name] = str(path.with_name(f"{path.stem}-{record.sha256[:12]}{path.suffix}"))
+    return found
+
+
+def _put_checked(source: Path, target: str, record: FileRecord) -> None:
+    put(source, target)
+    if (found := sha256(target)) != record.sha256:
+        raise StorageError(
+            f"{shown(target)} reads back as sha256 {found}, expected {record.sha256} as in {source}"
+        )
+
+
+def _delete_unlisted(url: str, listed_keys: set[str]) -> None:
+    store, inner = filesystem(url)
+    names = ask(url, lambda: store.find(inner))
+    for name in names:
+        key = str(name).removeprefix(store._strip_protocol(inner)).lstrip("/")
+        if key.startswith("step-") and key not in listed_keys:
+            ask(f"{url}/{key}", partial(store.rm_file, name))
+
+
+def _fetch(url: str, folder: Path, entry: Entry) -> str:
+    """Put the files of `entry` in place and list them; returns what is wrong with them, if anything
+    is."""
+    store, inner = filesystem(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(dir=folder, prefix=".fetched-", suffix=".part"))
+    try:
+        for name, key in _keys(entry).items():
+            target = temporary / name
+            target.parent.mkdir(exist_ok=True)
+            place = f"{inner}/{key}"
+            try:
+                ask(f"{url}/{key}", partial(store.get_file, place, str(target)))
+            except FileNotFoundError:
+                expected = entry.files[name].sha256
+                return f"{shown(url)}/{key}: found no file, expected sha256 {expected}"
+        if problem := damage(temporary, entry):
+            return f"{shown(url)}: {problem}"
+        checkpoint_list.begin(folder)
+        target = folder / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(temporary / entry.name, target)
+        sync_folder(folder)
+        checkpoint_list.add(folder, entry, Keep(last=1_000_000))
+    except OSError as error:
+        raise StorageError(
+            f"{shown(url)}: {entry.name} cannot be brought to {folder} ({reason(error)})"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ""
