@@ -34,4 +34,13 @@ def prefect_settings(state: Path, api_url: str | None = None) -> dict[str, str]:
     }
     if api_url is not None:
         settings["PREFECT_API_URL"] = api_url
+    if api_secret():
+        settings["PREFECT_API_AUTH_STRING"] = api_secret()
     return settings
+
+
+def api_secret() -> str:
+    """`user:password` for Prefect's API, from the environment only; a server that asks for one is
+    ours if clients were given none."""
+    names = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")

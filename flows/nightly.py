@@ -22,6 +22,7 @@ from flows.nightly_compare import Outcome, last_measured, outcome_of
 from flows.nightly_data import DataCheck, check_data
 from flows.nightly_page import NightPage
 from flows.recipe import go_through
+from flows.registry import model_name
 from flows.run import Request, Run
 from pipeline.errors import ConfigError
 from pipeline.storage import write_json
@@ -131,11 +132,6 @@ def _promote(run: Run, outcome: Outcome, alias: str) -> int:
     )
     registry.move_alias(uri, model, alias, version)
     return version
-
-
-def model_name(run: Run) -> str:
-    """The name of the run's network in the model registry."""
-    return f"sam2-{run.recipe.model.preset}"
 
 
 def _holder(run: Run, alias: str) -> str | None:

@@ -60,10 +60,8 @@ class Page:
 
     def image(self, key: str, file: Path, description: str) -> None:
         """A PNG or JPEG file of moderate size; a larger one is left out."""
-        data = file.read_bytes()
-        if len(data) <= LARGEST_IMAGE:
-            kind = "png" if file.suffix.lower() == ".png" else "jpeg"
-            url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        url = image_url(file)
+        if url:
             self._put(key, "image", url, description)
 
     def link(self, key: str, url: str, text: str) -> None:
@@ -152,6 +150,14 @@ def server_answers(seconds: float = 2.0) -> bool:
         return isinstance(error.reason, ssl.SSLError)  # its certificates are Prefect's affair
     except OSError:
         return False
+
+
+def image_url(file: Path) -> str:
+    """A PNG or JPEG file as an address that holds it whole; empty for one that is too large."""
+    data = file.read_bytes()
+    kind = "png" if file.suffix.lower() == ".png" else "jpeg"
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return url if len(data) <= LARGEST_IMAGE else ""
 
 
 def artifact_key(*parts: str) -> str:

@@ -15,19 +15,13 @@ STILL_WIDTH = 960
 
 
 def pictures_of(folder: Path, result: StageResult) -> Iterator[tuple[str, Path]]:
-    """(what it shows, file): the curves of a training, pictures a stage made itself, a still of its
-    film. One that cannot be drawn is left out."""
+    """(what it shows, file): the curves of a training, and pictures a stage made itself."""
     curves = draw_curves(folder / METRICS, folder / "curves.png")
     if curves is not None:
         yield "curves", curves
     for what, place in result.files.items():
-        file = Path(place)
-        if file.suffix.lower() in SUFFIXES:
-            yield what, file
-        elif file.suffix == ".mp4":
-            still = draw_still(file, folder / f"{file.stem}.jpg")
-            if still is not None:
-                yield what, still
+        if Path(place).suffix.lower() in SUFFIXES:
+            yield what, Path(place)
 
 
 def draw_curves(metrics: Path, out: Path) -> Path | None:

@@ -11,6 +11,7 @@ from flows import daemons
 from flows.home import state_folder
 from flows.run import Run
 from pipeline.progress import duration_text
+from pipeline.remote import shown
 from pipeline.storage import size_text
 from stages.contract import StageResult, StageSpec
 
@@ -81,7 +82,8 @@ def figures_text(metrics: Mapping[str, float], limit: int = 4) -> str:
 
 def stage_page(run: Run, spec: StageSpec, result: StageResult, how: str) -> str:
     """A stage in Markdown: figures, checkpoint, files, and where to look further."""
-    lines = [f"## {spec.name}", "", f"{spec.kind}, {how}; step {result.step}.", ""]
+    at = f"; step {result.step:,}" if result.step else ""
+    lines = [f"## {spec.name}", "", f"{spec.kind}, {how}{at}.", ""]
     if result.metrics:
         lines += ["| figure | value |", "|:--|--:|"]
         lines += [f"| {key} | {number(key, value)} |" for key, value in result.metrics.items()]
@@ -139,8 +141,9 @@ def viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
     state, uri = state_folder(), run.recipe.tracking_uri
     mlflow, board = (daemons.running(state, name) for name in ("mlflow", "tensorboard"))
     base = uri if uri.startswith("http") else (mlflow.url if mlflow is not None else None)
+    run_page = f"/#/runs/{run_id}" if run_id else ""
     return [
-        ("mlflow", f"{base}/#/runs/{run_id}" if base else f"mlflow ui --backend-store-uri {uri}"),
+        ("mlflow", f"{base}{run_page}" if base else f"mlflow ui --backend-store-uri {shown(uri)}"),
         ("tensorboard", board.url if board else f"tensorboard --logdir {short(run.recipe.folder)}"),
     ]
 

@@ -1,8 +1,13 @@
 """`up`, `down` and `status`: Prefect server and worker with all deployments, MLflow and
-TensorBoard, on loopback."""
+TensorBoard, on loopback.
+
+MLFLOW_TRACKING_URI names another store, or a server that runs already; SAM2_ARTIFACTS a bucket for
+its files, in which case runs talk to MLflow over HTTP. Both are read by the recipes, too.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -14,7 +19,7 @@ from pathlib import Path
 import flows
 from flows import daemons
 from flows.daemons import Daemon
-from flows.home import prefect_settings, state_folder
+from flows.home import api_secret, prefect_settings, state_folder
 from pipeline.cli import require_free_port
 from pipeline.errors import ConfigError, StageError
 from pipeline.storage import require_writable
@@ -55,6 +60,8 @@ class Status:
     name: str
     daemon: Daemon | None
     healthy: bool
+    elsewhere: str = ""
+    """Its address, where it is not ours to start and stop."""
 
 
 def up(ports: Ports, runs: Path) -> list[Status]:
@@ -65,7 +72,8 @@ def up(ports: Ports, runs: Path) -> list[Status]:
     """
     state = require_writable(state_folder(), "state folder")
     runs = require_writable(runs, "runs folder")
-    missing = [name for name in NAMES if daemons.running(state, name) is None]
+    ours = [name for name in NAMES if name != "mlflow" or not _mlflow_elsewhere()]
+    missing = [name for name in ours if daemons.running(state, name) is None]
     for name in missing:
         if name != "worker":
             what = f"{name} (choose one with --{name}-port or SAM2_{name.upper()}_PORT)"
@@ -74,7 +82,7 @@ def up(ports: Ports, runs: Path) -> list[Status]:
     for name in missing:
         if name != "worker":
             _start(state, name, ports, runs)
-    for name in NAMES[:-1]:
+    for name in ours[:-1]:
         daemons.wait_for(_remembered(state, name), 90)
     api_url = f"{_remembered(state, 'prefect').url}/api"
     _prefect(state, api_url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
@@ -102,7 +110,13 @@ def status() -> list[Status]:
     """Every service: running or not, answering or not."""
     state = state_folder()
     found = [(name, daemons.running(state, name)) for name in NAMES]
-    return [Status(name, daemon, daemon is not None and daemon.healthy) for name, daemon in found]
+    listed = [Status(name, daemon, daemon is not None and daemon.healthy) for name, daemon in found]
+    other = _mlflow_elsewhere()
+    if other:
+        listed[NAMES.index("mlflow")] = Status(
+            "mlflow", None, daemons.answers(f"{other}/health"), elsewhere=other
+        )
+    return listed
 
 
 def prefect_api() -> str | None:
@@ -133,8 +147,8 @@ def _start(state: Path, name: str, ports: Ports, runs: Path) -> None:
     if name == "mlflow":
         # The defaults are four server and eight job processes, 1.6 GB for one reader.
         command = [_program("mlflow"), "server", "--workers", "1", *where]
-        command += ["--backend-store-uri", f"sqlite:///{runs / 'mlflow.db'}"]
-        command += ["--default-artifact-root", (runs / "artifacts").as_uri()]
+        command += ["--backend-store-uri", _store(runs)]
+        command += ["--default-artifact-root", _artifacts(runs)]
     else:
         command = [_program("tensorboard"), "--logdir", str(runs), *where]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -146,6 +160,9 @@ def _start(state: Path, name: str, ports: Ports, runs: Path) -> None:
 def _start_worker(state: Path, api_url: str) -> None:
     command = [_program("prefect"), "worker", "start", "--pool", POOL, "--type", "process"]
     environment = {**prefect_settings(state, api_url), "SAM2_STATE": str(state)}
+    mlflow = daemons.remembered(state, "mlflow")
+    if mlflow is not None and os.environ.get("SAM2_ARTIFACTS"):
+        environment["MLFLOW_TRACKING_URI"] = mlflow.url
     daemons.start(state, "worker", [*command, "--name", "sam2-worker"], environment)
 
 
@@ -170,15 +187,31 @@ def _prepare_tracking(runs: Path) -> None:
     """Create the MLflow database once, before several processes open it."""
     from pipeline.tracking import prepare_store
 
-    prepare_store(f"sqlite:///{runs / 'mlflow.db'}", "sam2", runs / "artifacts")
+    if not _mlflow_elsewhere():
+        prepare_store(_store(runs), "sam2", _artifacts(runs))
+
+
+def _mlflow_elsewhere() -> str:
+    """The address of a tracking server that is not ours, or nothing."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return uri.rstrip("/") if uri.startswith("http") else ""
+
+
+def _store(runs: Path) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
+
+
+def _artifacts(runs: Path) -> str:
+    return os.environ.get("SAM2_ARTIFACTS") or (runs / "artifacts").as_uri()
 
 
 def _worker_online(api_url: str) -> bool:
-    request = urllib.request.Request(
-        f"{api_url}/work_pools/{POOL}/workers/filter",
-        data=b"{}",
-        headers={"content-type": "application/json"},
-    )
+    headers = {"content-type": "application/json"}
+    secret = api_secret()
+    if secret:
+        headers["authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    url = f"{api_url}/work_pools/{POOL}/workers/filter"
+    request = urllib.request.Request(url, data=b"{}", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=5) as response:
             return any(worker.get("status") == "ONLINE" for worker in json.load(response))

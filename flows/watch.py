@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows import results
-from flows.page import Page, artifact_key
-from flows.pictures import pictures_of
+from flows.page import Page, artifact_key, image_url
+from flows.pictures import draw_still, pictures_of
 from flows.run import Run
 from flows.watch_job import JobView
 from flows.watch_log import JobLog
@@ -121,16 +121,20 @@ class PrefectPage:
         how = "was done already" if reused else f"done in {duration_text(result.seconds)}"
         self.logger.info("%s %s; %s", spec.name, how, results.figures_text(result.metrics))
         self.page.bar(artifact_key(spec.name, "progress"), 100.0, how)
-        text = results.stage_page(run, spec, result, how)
+        text = results.stage_page(run, spec, result, how) + self._pictures(spec, result)
         self.page.markdown(artifact_key(spec.name), text, f"{spec.name}: {how}")
+
+    def _pictures(self, spec: StageSpec, result: StageResult) -> str:
+        """The stage's pictures in Markdown."""
         try:
-            for what, file in pictures_of(Path(spec.folder), result):
-                self.page.image(artifact_key(spec.name, what), file, f"{spec.name}: {what}")
+            found = [(what, image_url(f)) for what, f in pictures_of(Path(spec.folder), result)]
         except Exception as error:  # a picture is not worth a run
             self.logger.warning("%s: a picture could not be drawn (%s)", spec.name, error)
+            return ""
+        return "".join(f"\n\n![{what}]({url})" for what, url in found if url)
 
     def run_ends(self, run: Run) -> None:
-        """The results as a table and as a page, and a link to the report."""
+        """The results as a table and as a page, a frame of the film, and a link to the report."""
         table = results.results_table(run)
         name = run.recipe.folder.name
         if table.rows:
@@ -140,6 +144,9 @@ class PrefectPage:
         report = results.report_file(run)
         if report is not None:
             self.page.link(artifact_key(name, "report"), report.as_uri(), report.name)
+            still = draw_still(report.parent / "film.mp4", report.parent / "film.jpg")
+            if still is not None:
+                self.page.image(artifact_key(name, "film"), still, "From the film of the report")
         self.page.flush(patience())
 
     def _show_log(self, last: bool = False) -> None:

@@ -54,7 +54,7 @@ class JobView:
 
 def _progress_rows(progress: Progress | None) -> list[tuple[str, str]]:
     if progress is None:
-        return [("progress", "not yet")]
+        return []
     share = 100.0 * progress.step / max(progress.total, 1)
     rows = [(progress.unit, f"{progress.step:,} of {progress.total:,} ({share:.0f} %)")]
     if progress.loss is not None:
