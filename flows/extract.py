@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.jobs import launch_config
 from flows.parts import progress_bar
-from pipeline.errors import ConfigError, DataError, StageError
+from pipeline.errors import ConfigError, DataError
 from pipeline.storage import require_writable, size_text, write_json
 
 if TYPE_CHECKING:
@@ -81,65 +78,40 @@ def _here(whole: Shard) -> Extraction:
 
 
 def _shared(whole: Shard, count: int, config: LaunchConfig) -> Extraction:
-    """Every shard as a job of its own, so that a queue starts each when there is room for it.
-
-    A job that is still alive from an earlier call is attached to; Ctrl-C ends them all.
-    """
+    """The videos dealt out over the jobs of one array, which an earlier call may have begun."""
     from data.extract_many import Extraction
-    from pipeline.launch import launch, stop_stage
-    from stages.extract_frames import run_shard
+    from pipeline.array import launch_array
+    from stages.extract_frames import is_whole, run_shard
 
-    shards = _shards(whole, count, config)
-    with progress_bar("extracting") as (bar, task), ThreadPoolExecutor(count) as pool:
-        steps = dict.fromkeys(range(count), 0)
+    with progress_bar("extracting") as (bar, task):
 
-        def look(number: int, progress: Progress | None) -> None:
-            steps[number] = progress.step if progress else 0
-            bar.update(task, completed=sum(steps.values()), total=len(whole.videos))
+        def look(progress: Progress | None) -> None:
+            done = progress.step if progress else 0
+            bar.update(task, completed=done, total=len(whole.videos))
 
-        running = [
-            pool.submit(
-                launch,
-                run_shard,
-                one,
-                one.folder,
-                config,
-                name=f"extract-{number + 1}-of-{count}",
-                key=hashlib.sha256(repr(one).encode()).hexdigest(),
-                on_poll=partial(look, number),
-            )
-            for number, one in enumerate(shards)
-        ]
-        try:
-            errors = [future.exception() for future in running]
-        except BaseException:
-            for one in shards:
-                stop_stage(one.folder, config)
-            raise
-    failed = [error for error in errors if error is not None]
-    if failed:
-        raise StageError(
-            f"{len(failed)} of {count} jobs ended early: {str(failed[0]).splitlines()[0]}; "
-            "run the same command again to go on"
+        parts = launch_array(
+            run_shard,
+            _shards(whole, count, config),
+            whole.folder,
+            config,
+            name="extract",
+            on_poll=look,
+            valid=is_whole,
         )
-    return Extraction.merged([future.result() for future in running])
+    return Extraction.merged(parts)
 
 
 def _shards(whole: Shard, count: int, config: LaunchConfig) -> list[Shard]:
     """The videos dealt out in turn: the same list gives the same shards, whenever it is asked."""
+    from pipeline.array import shard_folders
     from pipeline.environment import free_cores
 
     workers = whole.workers
     if workers is None and config.launcher == "local":
         workers = max(1, free_cores() // count)
     return [
-        replace(
-            whole,
-            videos=whole.videos[number::count],
-            workers=workers,
-            folder=f"{whole.folder}/{number + 1}-of-{count}",
-        )
-        for number in range(count)
+        replace(whole, videos=whole.videos[number::count], workers=workers, folder=str(place))
+        for number, place in enumerate(shard_folders(whole.folder, count))
     ]
 
 

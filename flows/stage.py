@@ -11,14 +11,15 @@ from pathlib import Path
 
 from flows.run import Run
 from flows.watch import Watcher
+from pipeline.array import launch_array, shard_folders
 from pipeline.claim import claim
 from pipeline.errors import StageError
-from pipeline.launch import launch, wait_for_rest
+from pipeline.launch import launch, running_job, wait_for_rest
 from pipeline.owner import Owner
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
 from stages.contract import TRAINING_KINDS, StageResult, StageSpec, read_result
-from stages.job import run_stage
+from stages.job import SHARED_KINDS, Part, run_part, run_stage
 from stages.recipe import PlannedStage
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def perform(run: Run, stage: PlannedStage, watchers: Sequence[Watcher]) -> Stage
 
 def _launch(run: Run, spec: StageSpec, look: Callable[[Progress | None], None]) -> StageResult:
     folder = Path(spec.folder)
+    if spec.kind in SHARED_KINDS and run.recipe.launch.shards > 1:
+        _share_out(run.recipe.launch, spec, look)
     try:
         launch(
             run_stage,
@@ -91,6 +94,31 @@ def _launch(run: Run, spec: StageSpec, look: Callable[[Progress | None], None]) 
             f"its log is in {folder / 'logs'}"
         )
     return result
+
+
+def _share_out(
+    config: LaunchConfig, spec: StageSpec, look: Callable[[Progress | None], None]
+) -> None:
+    """Do the stage's work as the shards of an array, unless it is past that; the stage itself then
+    finds it done."""
+    folder, count = Path(spec.folder), config.shards
+    running = running_job(folder, config)
+    if running is not None and running.key == spec.key:
+        return
+    parts = [
+        Part(str(folder / "spec.json"), number, count, str(place))
+        for number, place in enumerate(shard_folders(folder, count))
+    ]
+    launch_array(
+        run_part,
+        parts,
+        folder,
+        replace(config, gpus_per_node=None),
+        name=f"{folder.parent.name}-{spec.name}",
+        key=spec.key,
+        on_poll=look,
+        valid=lambda _: False,  # what was done before is checked by doing it again
+    )
 
 
 def _resources(config: LaunchConfig, spec: StageSpec) -> LaunchConfig:

@@ -8,6 +8,7 @@ Starting, re-attaching, watching and ending are `launch`'s: to it the array is o
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import secrets
 import shutil
@@ -20,7 +21,9 @@ from typing import Any, TypeVar
 
 from pipeline.environment import free_cores
 from pipeline.errors import PipelineError, StageError
-from pipeline.launch import launch
+from pipeline.job import STOP_FILE
+from pipeline.launch import launch, running_job
+from pipeline.private import make_private, require_private
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
 from pipeline.stop import StopRequested, check_stop
@@ -65,12 +68,14 @@ def launch_array(
     name: str,
     key: str = "",
     on_poll: Callable[[Progress | None], None] | None = None,
+    valid: Callable[[R], bool] | None = None,
 ) -> list[R]:
     """`function` of every one of `arguments`, in their order, each as a task of its own.
 
     function: importable by name. arguments: values whose `repr` says what they are (dataclasses,
     tuples, words, numbers): with `key` it is a shard's identity. At most `config.parallel` run at a
-    time. on_poll: called at every look with the progress of the whole.
+    time. on_poll: called at every look with the progress of the whole. valid: whether a result of
+    an earlier call still counts; by default it does.
 
     Raises StageError naming the shards that failed, when all have ended; those that are done keep
     their result, and the same call tries the others again. Raises StopRequested when somebody
@@ -78,6 +83,11 @@ def launch_array(
     """
     folder = Path(folder).resolve()
     shards = _shards(function, arguments, folder, key)
+    if valid is not None and running_job(folder, config) is None:
+        for shard in shards:
+            found = _outcome(shard)
+            if found is not None and not valid(found[1]):
+                (Path(shard.folder) / RESULT_FILE).unlink()
     missing = [shard for shard in shards if not _is_done(shard)]
     trouble: StageError | None = None
     if missing:
@@ -120,9 +130,12 @@ def work_through(shards: Sequence[Shard]) -> None:
             continue
         try:
             check_stop()
+            if (Path(shard.folder).parent / STOP_FILE).exists():  # the watcher has only begun
+                raise StopRequested("asked to stop")
             result = shard.function(shard.argument)
             with atomic_file(Path(shard.folder) / RESULT_FILE) as file:
                 pickle.dump((shard.key, result), file)
+            os.chmod(Path(shard.folder) / RESULT_FILE, 0o600)  # whatever the umask
         except StopRequested:
             raise
         except Exception as error:
@@ -143,7 +156,7 @@ def _shards(
 ) -> list[Shard]:
     folders = shard_folders(folder, len(arguments))
     for place in folders:
-        place.mkdir(parents=True, exist_ok=True)
+        make_private(place)
     words = f"{function.__module__}.{function.__qualname__} {key}"
     keys = [hashlib.sha256(f"{words} {argument!r}".encode()).hexdigest() for argument in arguments]
     return [
@@ -170,11 +183,15 @@ def _is_mine(shard: Shard) -> bool:
 
 
 def _outcome(shard: Shard) -> tuple[str, Any] | None:
+    path = Path(shard.folder) / RESULT_FILE
+    if not path.is_file():
+        return None
+    require_private(path)  # a pickle does what it says
     try:
-        with open(Path(shard.folder) / RESULT_FILE, "rb") as file:
+        with open(path, "rb") as file:
             key, result = pickle.load(file)
     except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError):
-        return None  # not there, or of another version: made again
+        return None  # of another version: made again
     return (key, result) if key == shard.key else None
 
 

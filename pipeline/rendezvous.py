@@ -64,14 +64,16 @@ def _open(note: Path, size: int, timeout: timedelta) -> dist.TCPStore:
 
 
 def _join(note: Path, rank: int, size: int, timeout: timedelta) -> dist.TCPStore:
-    until, found = time.monotonic() + timeout.total_seconds(), None
+    until = time.monotonic() + timeout.total_seconds()
+    found: dict[str, Any] | None = None
     while time.monotonic() < until:
         os.listdir(note.parent)  # a network disk may remember that the file was not there
         found = read_json(note)
-        for address in found["addresses"] if found else ():
-            store = _try(address, found["port"], found["word"], size, timeout)
-            if store is not None:
-                return store
+        if found is not None:
+            for address in found["addresses"]:
+                store = _try(address, found["port"], found["word"], size, timeout)
+                if store is not None:
+                    return store
         time.sleep(PAUSE)
     where = f"rank {rank} on {socket.gethostname()} waited {timeout.total_seconds():.0f} s"
     if found is None:

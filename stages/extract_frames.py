@@ -23,21 +23,10 @@ from stages.settings import ExtractStage
 def run(spec: StageSpec) -> StageResult:
     """Extract every video of the data set; what is there and whole already is left alone.
 
-    Raises ConfigError when the data set has no `frames` folder to extract into, DataError naming every broken video.
+    With `launch.shards` the frames have been taken out by `run_part` before, and are only checked here. Raises
+    ConfigError when the data set has no `frames` folder to extract into, DataError naming every broken video.
     """
-    values = {name: value for name, value in spec.settings.items() if name != "data"}
-    stage = parse(ExtractStage, values, where=spec.name)
-    data = parse(DatasetSpec, spec.settings["data"], where=stage.dataset)
-    if data.format != "sav" or data.frames is None:
-        raise ConfigError(
-            f"datasets.{stage.dataset}: format {data.format}, frames {data.frames}; extraction needs format sav and "
-            "`frames`, the folder to extract into"
-        )
-    videos = list_videos(data)
-    if not videos:
-        raise DataError(
-            f"{data.root} holds no .mp4 file; expected SA-V videos such as sav_000/sav_000001.mp4"
-        )
+    stage, data, videos = _work_of(spec)
     progress = ProgressWriter(spec.folder, len(videos), unit="video")
 
     def tell(done: int, total: int, latest: str) -> None:
@@ -46,7 +35,7 @@ def run(spec: StageSpec) -> StageResult:
 
     options = ExtractOptions(every=stage.every, quality=stage.quality)
     extraction = extract_many(
-        videos, Path(data.frames), options, workers=stage.workers, progress=tell
+        videos, Path(str(data.frames)), options, workers=stage.workers, progress=tell
     )
     extraction.check()
     reports = extraction.reports
@@ -59,8 +48,34 @@ def run(spec: StageSpec) -> StageResult:
             "frames": float(sum(report.frames for report in reports)),
             "bytes": float(sum(report.bytes for report in reports)),
         },
-        files={"frames": data.frames},
+        files={"frames": str(data.frames)},
     )
+
+
+def run_part(spec: StageSpec, number: int, count: int, folder: str) -> None:
+    """Extract every `count`-th video of the data set from the `number`-th on; the broken ones are left to `run`."""
+    stage, data, videos = _work_of(spec)
+    options = ExtractOptions(every=stage.every, quality=stage.quality)
+    mine = tuple(str(video) for video in videos[number::count])
+    run_shard(Shard(mine, str(data.frames), options, None, stage.workers, folder))
+
+
+def _work_of(spec: StageSpec) -> tuple[ExtractStage, DatasetSpec, list[Path]]:
+    """The stage's settings, its data set, and the videos of that."""
+    values = {name: value for name, value in spec.settings.items() if name != "data"}
+    stage = parse(ExtractStage, values, where=spec.name)
+    data = parse(DatasetSpec, spec.settings["data"], where=stage.dataset)
+    if data.format != "sav" or data.frames is None:
+        raise ConfigError(
+            f"datasets.{stage.dataset}: format {data.format}, frames {data.frames}; extraction needs format sav and "
+            "`frames`, the folder to extract into"
+        )
+    videos = list(list_videos(data))
+    if not videos:
+        raise DataError(
+            f"{data.root} holds no .mp4 file; expected SA-V videos such as sav_000/sav_000001.mp4"
+        )
+    return stage, data, videos
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,12 @@ def run_shard(job: Shard) -> Extraction:
         workers=job.workers or free_cores(),
         progress=tell,
     )
+
+
+def is_whole(extraction: Extraction) -> bool:
+    """Whether an earlier extraction needs no second look: no video was broken, and the frames are still there."""
+    there = all(Path(report.folder).is_dir() for report in extraction.reports)
+    return there and not extraction.failures
 
 
 def _digest(reports: Sequence[ExtractReport]) -> str:

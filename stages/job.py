@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.contract import StageKind, StageResult, StageSpec, read_result, read_spec, write_result
@@ -24,6 +24,26 @@ MODULES: dict[StageKind, str] = {
     "evaluate": "stages.evaluate",
     "report": "stages.report",
 }
+SHARED_KINDS: tuple[StageKind, ...] = ("extract_frames",)
+"""Stages whose work can be shared out over jobs (`launch.shards`)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the shards of a stage."""
+
+    spec_path: str
+    number: int
+    count: int
+    folder: str
+    """Where it tells its progress."""
+
+
+def run_part(part: Part) -> None:
+    """Do one part of the stage, so that `run_stage` finds it done; for kinds in SHARED_KINDS."""
+    spec = read_spec(part.spec_path)
+    run = importlib.import_module(MODULES[spec.kind]).run_part
+    run(spec, part.number, part.count, part.folder)
 
 
 def run_stage(spec_path: str) -> None:

@@ -2,6 +2,7 @@
 the work."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_jobs_share_the_videos(videos):
     assert extract(videos, "--jobs", 2, "--launcher", "local", "--fps", 12, "--long-side", 32) == 0
     assert (report(videos)["videos"], report(videos)["frames"]) == (4, 20)
     jobs = videos.parent / "out" / ".jobs"
-    assert sorted(path.name for path in jobs.iterdir()) == ["1-of-2", "2-of-2"]
+    assert sorted(path.name for path in jobs.glob("*-of-*")) == ["1-of-2", "2-of-2"]
     assert extract(videos, "--fps", 12, "--long-side", 32, "--workers", 1) == 0
     assert report(videos)["reused"] == 4
 
@@ -70,3 +71,15 @@ def test_misuse_is_one_line(videos, words, told, capsys):
     assert extract(videos, "--workers", 1, *words) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and told in lines[0]
+
+
+def test_shards_forget_what_has_to_be_looked_at_again(videos):
+    """A video that was broken, and frames that were deleted, are extracted by the same command."""
+    whole = (videos / "v1.mp4").read_bytes()
+    (videos / "v1.mp4").write_bytes(b"")
+    assert extract(videos, "--jobs", 2, "--workers", 1) == 2
+    (videos / "v1.mp4").write_bytes(whole)
+    assert extract(videos, "--jobs", 2, "--workers", 1) == 0
+    shutil.rmtree(videos.parent / "out" / "v2")
+    assert extract(videos, "--jobs", 2, "--workers", 1) == 0
+    assert len(list((videos.parent / "out").glob("v*/*.jpg"))) == 12
