@@ -105,7 +105,7 @@ def _score_masks(arguments: argparse.Namespace) -> int:
     from pipeline.environment import free_cores
     from stages.evaluation.folders import compare, conclude, score_videos
     from stages.evaluation.jf import Protocol
-    from stages.evaluation.score_files import write_scores
+    from stages.evaluation.score_files import clear_scores, write_scores
 
     for option, words in (("predictions", "--pred"), ("truth", "--gt")):
         folder = getattr(arguments, option)
@@ -125,6 +125,7 @@ def _score_masks(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
     config = launch_config(arguments, arguments.workers)
     out = require_writable(arguments.out, "output folder")
+    clear_scores(out)
     if config is None:
         with progress_bar("J&F") as (bar, task):
             bar.update(task, total=len(comparison.videos))
@@ -137,7 +138,7 @@ def _score_masks(arguments: argparse.Namespace) -> int:
     scores = conclude(comparison, videos)
     places = write_scores(scores, out)
     print_scores(scores)
-    print(", ".join(str(place) for place in places.values()))
+    print(f"{out}: {', '.join(place.name for place in places.values())}")
     return 0
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from flows.jobs import launch_config
+from flows.parts import progress_bar
+from flows.predict_end import check_wishes, conclude
 from flows.predict_words import spec_of
-from pipeline.errors import DataError
-from stages.prediction.spec import Event, Summary, Tell
+from pipeline.errors import ConfigError, DataError
+from stages.prediction.results import NOTES, places_in
+from stages.prediction.spec import Event, PredictSpec, Summary, Tell
+
+if TYPE_CHECKING:
+    from pipeline.settings import LaunchConfig
 
 FAILURES_SHOWN = 10
+NOTHING = Summary(finished=0, skipped=0, frames=0, seconds=0, empty=(), failures=(), places=())
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -21,16 +31,76 @@ def predict(arguments: argparse.Namespace) -> int:
     from stages.predict import predict as run
 
     spec = spec_of(arguments)
+    config = launch_config(arguments)
+    whole = spec.shard == (1, 1)
+    if not whole and (config is not None or arguments.score or arguments.zip):
+        raise ConfigError(
+            "--shard is one part of many: no --jobs, --score or --zip; leave it out of a last call, "
+            "which finds the parts finished"
+        )
     weights = _weights(arguments.checkpoint, arguments.runs.expanduser().absolute())
-    spec = replace(spec, checkpoint=str(weights))
-    with _shown() as tell:
-        summary = run(spec, tell)
+    spec = replace(spec, checkpoint=str(weights.resolve()))
+    if arguments.score or arguments.zip:
+        check_wishes(spec, arguments.zip)
+    if config is None:
+        with _shown() as tell:
+            summary = run(spec, tell)
+    else:
+        summary = _in_jobs(spec, arguments.jobs, config)
     _report(summary, everything=spec.everything is not None)
     if summary.failures:
         more = len(summary.failures) - FAILURES_SHOWN
         lines = [*summary.failures[:FAILURES_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+        if arguments.score or arguments.zip:
+            lines.append("neither scored nor packed, as not everything is there")
         raise DataError("\n".join(lines))
+    if arguments.score or arguments.zip:
+        conclude(spec, score=arguments.score, style=arguments.zip)
     return 0
+
+
+def _in_jobs(spec: PredictSpec, jobs: int, config: LaunchConfig) -> Summary:
+    """The items shared out over jobs; each picture or video that is finished stays so."""
+    from pipeline.array import launch_array, shard_folders
+    from stages.predict import PredictShare, predict_share, work_of
+
+    spec = replace(
+        spec, source=str(Path(spec.source).absolute()), out=str(Path(spec.out).absolute())
+    )
+    work = work_of(spec)
+    total = len(work.source.items)
+    if not work.todo:
+        return replace(NOTHING, skipped=total, places=places_in(Path(spec.out)))
+    count, began = min(jobs, total), time.monotonic()
+    folder = Path(spec.out) / NOTES / "jobs"
+    shares = [
+        PredictShare(replace(spec, shard=(number + 1, count)), str(place))
+        for number, place in enumerate(shard_folders(folder, count))
+    ]
+    todo = hashlib.sha256(repr([item.name for item in work.todo]).encode()).hexdigest()
+    with progress_bar("predicting") as (bar, task):
+
+        def look(progress: Any) -> None:
+            bar.update(task, completed=progress.step if progress else 0, total=total)
+
+        parts = launch_array(
+            predict_share,
+            shares,
+            folder,
+            config,
+            name="predict",
+            key=f"{work.digest} {todo} {time.time() if spec.again else ''}",
+            on_poll=look,
+        )
+    return Summary(
+        finished=sum(part.finished for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        frames=sum(part.frames for part in parts),
+        seconds=time.monotonic() - began,
+        empty=tuple(name for part in parts for name in part.empty),
+        failures=tuple(line for part in parts for line in part.failures),
+        places=places_in(Path(spec.out)),
+    )
 
 
 def _weights(words: str, runs: Path) -> Path:

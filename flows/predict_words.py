@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.jobs import add_job_options
 from pipeline.errors import ConfigError, DataError
 from stages.prediction.spec import LAYOUTS, Everything, PredictSpec, Prompt
 
@@ -22,7 +23,10 @@ EXAMPLES = """examples:
   all videos of DAVIS from their first masks, then their score
     sam2-pipeline predict /data/DAVIS --checkpoint sam2.pt --split ImageSets/2017/val.txt --out davis
     sam2-pipeline evaluate --predictions davis/masks --truth /data/DAVIS/Annotations/480p
-  the third eighth of SA-V val, in a job of an array
+  MOSE val on 8 GPUs of a cluster, packed for its server
+    sam2-pipeline predict /data/MOSE/valid --checkpoint runs:/3f0c…/checkpoints/model.pt \\
+        --jobs 8 --launcher slurm --slurm partition=gpu gpus_per_node=1 --zip mose --out mose
+  the third eighth of SA-V val, in a job of an array of your own
     sam2-pipeline predict /data/sav_val --checkpoint sam2.pt --shard 3/8 --out sav
 
 --object and --frame hold for the prompts that follow them. The same command again goes on where it
@@ -47,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_everything(parser.add_argument_group("everything in pictures"))
     _add_sets(parser.add_argument_group("data sets"))
     _add_results(parser.add_argument_group("results"))
+    add_job_options(parser.add_argument_group("jobs"), "pictures or videos")
 
 
 def spec_of(arguments: argparse.Namespace) -> PredictSpec:
@@ -150,6 +155,16 @@ def _add_sets(group: Any) -> None:
     )
     group.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="part I of N, from 1"
+    )
+    group.add_argument(
+        "--score",
+        action="store_true",
+        help="J&F against the data set's own masks, when all is done",
+    )
+    group.add_argument(
+        "--zip",
+        choices=("mose", "youtube-vos"),
+        help="also one file for the server of MOSE (and DAVIS test-dev) or YouTube-VOS",
     )
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.progress import ProgressWriter
+from pipeline.stop import check_stop
 from pipeline.workers import call_each
 from stages.prediction.job import Done, digest_of, do_item, item_key
-from stages.prediction.results import PLACES, ResultFolder
+from stages.prediction.results import ResultFolder, places_in
 from stages.prediction.sources import Item, Source, find_items
 from stages.prediction.spec import MOST_COLOURS, Event, Layout, PredictSpec, Summary, Tell
 
@@ -32,21 +34,14 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
     StorageError where `spec.out` cannot be written; what is wrong with single items is in the
     summary.
     """
-    source = find_items(spec)
-    spec = settled(spec, source)
-    digest = digest_of(spec.checkpoint)
-    results = ResultFolder(Path(spec.out))
-    todo = [
-        item
-        for item in source.items
-        if spec.again or not results.is_finished(item.name, item_key(spec, item, digest))
-    ]
+    work = work_of(spec)
+    spec, source, todo, results = work.spec, work.source, work.todo, work.results
     begun = time.monotonic()
     tell(Event("planned", spec.source, len(source.items)))
     for _ in range(len(source.items) - len(todo)):
         tell(Event("skipped", ""))
     try:
-        done, failures = _do_all(spec, digest, todo, tell)
+        done, failures = _do_all(spec, work.digest, todo, tell)
     finally:
         results.clear(item.name for item in todo)
     return Summary(
@@ -56,10 +51,62 @@ def predict(spec: PredictSpec, tell: Tell) -> Summary:
         empty=tuple(name for name, each in done.items() if not each.found),
         seconds=time.monotonic() - begun,
         failures=tuple(failures),
-        places=tuple(
-            str(results.folder / place) for place in PLACES if (results.folder / place).is_dir()
-        ),
+        places=places_in(results.folder),
     )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call of `predict` has before it."""
+
+    spec: PredictSpec
+    """With nothing left open."""
+    source: Source
+    digest: str
+    """Of the weights."""
+    results: ResultFolder
+    todo: Sequence[Item]
+    """What no earlier call has finished with these settings."""
+
+
+def work_of(spec: PredictSpec) -> Work:
+    """What there is to do. Raises as `predict`."""
+    source = find_items(spec)
+    spec = settled(spec, source)
+    digest = digest_of(spec.checkpoint)
+    results = ResultFolder(Path(spec.out))
+    todo = [
+        item
+        for item in source.items
+        if spec.again or not results.is_finished(item.name, item_key(spec, item, digest))
+    ]
+    return Work(spec, source, digest, results, todo)
+
+
+@dataclass(frozen=True)
+class PredictShare:
+    """A shard of the items as a job of its own, on whatever machine it lands."""
+
+    spec: PredictSpec
+    folder: str
+    """The job's, where its progress is written."""
+
+
+def predict_share(share: PredictShare) -> Summary:
+    """Predict one shard; what is wrong with single items is in the summary."""
+    progress: ProgressWriter | None = None
+    done = 0
+
+    def tell(event: Event) -> None:
+        nonlocal done, progress
+        if event.kind == "planned":
+            progress = ProgressWriter(share.folder, event.frames or 0, unit="item")
+        elif event.kind in ("finished", "skipped", "failed") and progress is not None:
+            done += 1
+            progress.update(done)
+        check_stop()
+
+    return predict(share.spec, tell)
 
 
 def _do_all(

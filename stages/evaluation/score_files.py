@@ -1,4 +1,5 @@
-"""J&F as files: a table of objects and one of videos to read, JSON for programs.
+"""J&F as files: a table of objects and one of videos to read, JSON for programs, and every single
+score for `compare`.
 
 Every file says how its numbers were made (law 9): tool, protocol, split, resolution.
 """
@@ -11,21 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage import atomic_file, write_json
+from stages.evaluation.details import DETAILS, write_details
 from stages.evaluation.jf import ObjectScore, VideoScore, VideoScores
 
+FILES = {
+    "objects": "objects.csv",
+    "videos": "videos.csv",
+    "details": DETAILS,
+    "scores": "scores.json",
+}
 MEANS = ("j", "j_recall", "j_decay", "f", "f_recall", "f_decay", "presence")
 
 
+def clear_scores(folder: Path) -> None:
+    """Remove what an earlier `write_scores` left in `folder`: nothing there shall be taken for the
+    score of what is going to be measured."""
+    for name in FILES.values():
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_scores(scores: VideoScores, folder: Path) -> dict[str, Path]:
-    """Write objects.csv, videos.csv and scores.json into `folder`; their places by name."""
-    places = {
-        "objects": folder / "objects.csv",
-        "videos": folder / "videos.csv",
-        "scores": folder / "scores.json",
-    }
+    """Write the files of `FILES` into `folder`; their places by name."""
+    places = {name: folder / file for name, file in FILES.items()}
     for name, text in (("objects", results_csv(scores)), ("videos", videos_csv(scores))):
         with atomic_file(places[name]) as file:
             file.write(text.encode())
+    write_details(places["details"], videos=scores)
     write_json(places["scores"], as_json(scores))
     return places
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from data.sources import Dataset
 from pipeline.distributed import World
 from pipeline.errors import DataError
-from stages.evaluation.details import DETAILS, write_details
 from stages.evaluation.jf import Protocol, VideoScore, VideoScores
 from stages.evaluation.predicted import has_truth, score_prediction
 from stages.evaluation.protocols import Found, Subject
-from stages.evaluation.score_files import MEANS, write_scores
+from stages.evaluation.score_files import MEANS, clear_scores, write_scores
 from stages.evaluation.sharing import share_out
 from stages.evaluation_settings import VosMeasurement, ZipStyle
 from stages.predict import predict
@@ -51,6 +50,8 @@ def measure(wanted: VosMeasurement, subject: Subject) -> Found | None:
     failures = [line for part in world.gather(summary.failures) for line in part]
     if failures:
         raise DataError("\n".join(failures))
+    if world.is_first:
+        clear_scores(subject.folder / SCORES)
     protocol = Protocol(wanted.late_objects, wanted.skip_first_and_last)
     scores = score_dataset(dataset, subject.folder, protocol, objects=objects, world=world)
     if not world.is_first:
@@ -97,7 +98,6 @@ def score_dataset(
 def write_dataset_scores(scores: VideoScores, folder: Path) -> dict[str, str]:
     """Write the scores below `folder`, in every form; the places worth opening by name."""
     places = write_scores(scores, folder / SCORES)
-    write_details(folder / SCORES / DETAILS, videos=scores)
     return {name: str(place) for name, place in places.items()}
 
 

@@ -16,6 +16,7 @@ import torch
 from model.sam2 import SAM2
 from model.weights import load_checkpoint
 from pipeline.device import usable_device
+from pipeline.environment import env_rank
 from pipeline.errors import CheckpointError
 from pipeline.storage import sha256
 from stages.prediction.annotated import follow
@@ -140,6 +141,6 @@ def _network(
 
 
 def _rank() -> int:
-    """A number for this process among those of its parent, 0 for the parent itself."""
+    """A number for this process among those that work side by side."""
     last = multiprocessing.current_process().name.rpartition("-")[2]
-    return int(last) - 1 if last.isdecimal() else 0
+    return int(last) - 1 if last.isdecimal() else env_rank()

@@ -19,6 +19,11 @@ PLACES = ("masks", "rle", "overlays")
 NOTES = ".predict"
 
 
+def places_in(folder: Path) -> tuple[str, ...]:
+    """The folders of `folder` that hold results."""
+    return tuple(str(folder / place) for place in PLACES if (folder / place).is_dir())
+
+
 class ResultFolder:
     """The results of one or more calls of `predict`."""
 

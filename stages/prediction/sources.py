@@ -98,6 +98,13 @@ class Source:
     """Of a data set."""
 
     @property
+    def dataset(self) -> Dataset:
+        """The data set its videos are of."""
+        first = self.items[0]
+        assert isinstance(first, AnnotatedFilm)
+        return first.dataset
+
+    @property
     def layout(self) -> Layout:
         """How masks of such a source are usually written."""
         return "objects" if self.format in ("sav", "sav_val") else "palette"

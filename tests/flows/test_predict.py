@@ -193,7 +193,7 @@ def test_the_examples_are_understood():
 
     joined = EXAMPLES.replace("\\\n", " ").splitlines()
     commands = [line.split()[1:] for line in joined if line.strip().startswith("sam2-pipeline")]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for words in commands:
         arguments = _parser().parse_args(words)
         if words[0] == "predict":
