@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -19,9 +20,13 @@ from data.collate import PackedBatch, collate
 from data.quarantine import Broken, Quarantine
 from data.types import ClipBatch
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.heartbeat import pulse
 
 if TYPE_CHECKING:
     from data.mixture import TrainingClips
+
+CELL = 256
+"""Bytes for the name of an item."""
 
 
 class _Made(NamedTuple):
@@ -35,13 +40,36 @@ class _Made(NamedTuple):
     broken: list[Broken]
 
 
+class _Reading:
+    """Which item each worker has in hand, in memory that all of them and the training process
+    see."""
+
+    def __init__(self, workers: int) -> None:
+        self.cells = RawArray("c", CELL * max(1, workers))
+
+    def note(self, text: str) -> None:
+        """This worker has begun with an item; with an empty text, it has none."""
+        info = get_worker_info()
+        place = CELL * (info.id if info else 0)
+        content = text.encode()[: CELL - 1]
+        self.cells[place : place + CELL] = content + bytes(CELL - len(content))
+
+    def text(self) -> str:
+        """All that is in somebody's hand."""
+        cells = bytes(self.cells)
+        parts = (cells[place : place + CELL] for place in range(0, len(cells), CELL))
+        words = (part.split(b"\0")[0].decode(errors="replace") for part in parts)
+        return ", ".join(sorted(word for word in words if word))
+
+
 class _Steps(TorchDataset):
     """step -> this rank's part of its batch."""
 
-    def __init__(self, clips: TrainingClips, rank: int, world: int) -> None:
+    def __init__(self, clips: TrainingClips, rank: int, world: int, reading: _Reading) -> None:
         self.clips = clips
         self.rank = rank
         self.world = world
+        self.reading = reading
 
     def __getitem__(self, step: int) -> _Made:
         share = self.clips.batch_size(step) // self.world
@@ -49,13 +77,18 @@ class _Steps(TorchDataset):
         made, broken = [], []
         try:
             for slot in slots:
-                clip, left_out = self.clips.make(step, slot)
+                self.reading.note(f"step {step}")
+                clip, left_out = self.clips.make(
+                    step, slot, lambda item: self.reading.note(f"step {step}: {item}")
+                )
                 made.append(clip)
                 broken += left_out
             batch = collate(made, self.clips.kind(step), slots)
             return _Made(step, PackedBatch.of(batch) if get_worker_info() else batch, None, broken)
         except (DataError, StorageError) as error:
             return _Made(step, None, error, broken)
+        finally:
+            self.reading.note("")
 
 
 def loader(
@@ -89,21 +122,43 @@ def loader(
 def _batches(
     clips: TrainingClips, steps: range, rank: int, world: int, workers: int, quarantine: Quarantine
 ) -> Iterator[ClipBatch]:
+    reading = _Reading(workers)
+    pulse.explain("data", reading.text)
     batches = DataLoader(
-        _Steps(clips, rank, world),
+        _Steps(clips, rank, world, reading),
         sampler=steps,
         batch_size=None,
         num_workers=workers,
+        timeout=0,  # with one, a killed worker is noticed only after it; hangs end in pipeline.watcher
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=partial(_start_worker, dict(os.environ)) if workers else None,
         multiprocessing_context=_context() if workers else None,
     )
-    for made in batches:
+    for made in _told(batches, reading):
         quarantine.note(made.step, made.broken)
         if made.error is not None:
             raise made.error
         assert made.batch is not None
         yield made.batch.unpack() if isinstance(made.batch, PackedBatch) else made.batch
+
+
+def _told(batches: DataLoader[_Made], reading: _Reading) -> Iterator[_Made]:
+    """The batches. Raises DataError naming what the workers had in hand when one was killed."""
+    supply = iter(batches)
+    while True:
+        try:
+            made = next(supply)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise DataError(
+                f"a data worker gave up ({str(error).splitlines()[0]}); the workers had in hand: "
+                f"{reading.text() or 'nothing'}. A killed worker is often one too many for the "
+                "memory: set a smaller `workers`"
+            ) from error
+        yield made
 
 
 def _context() -> multiprocessing.context.BaseContext:

@@ -7,7 +7,7 @@ restart changes a byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,10 +80,13 @@ class TrainingClips:
         """The clip in one slot of a step, at the model's size."""
         return self.make(step, slot)[0]
 
-    def make(self, step: int, slot: int) -> tuple[Clip, list[Broken]]:
+    def make(
+        self, step: int, slot: int, begins: Callable[[str], None] | None = None
+    ) -> tuple[Clip, list[Broken]]:
         """The clip in one slot of a step, and the items that could not be read on the way to it.
 
-        A broken item is replaced by the next one of its data set, and so is one without objects.
+        begins: told the name of each item before it is read. A broken item is replaced by the next
+        one of its data set, and so is one without objects.
         Raises DataError when nothing can be found.
         """
         which, steps_before = self._group_and_count(step)
@@ -95,6 +98,8 @@ class TrainingClips:
         broken: list[Broken] = []
         for further in range(len(dataset)):
             index = (first + further) % len(dataset)
+            if begins is not None:
+                begins(f"{name}/{dataset.names[index]}")
             try:
                 clip = self._clip(dataset, index, step, slot)
             except DataError as error:

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -115,7 +116,7 @@ def test_batches_move_and_pin_as_a_whole(pictures):
 class Telling(TrainingClips):
     """Says in its error what a worker sees."""
 
-    def make(self, step, slot):
+    def make(self, step, slot, begins=None):
         raise DataError(os.environ.get("SET_LATER", "nothing"))
 
 
@@ -127,6 +128,23 @@ def test_workers_see_what_was_set_after_the_first_of_them(pictures, monkeypatch)
     monkeypatch.setenv("SET_LATER", "credentials")
     with pytest.raises(DataError, match=r"^credentials$"):
         batches(telling, 0, 1, workers=1)
+
+
+class Killed(TrainingClips):
+    """Its worker dies with the second step's sample in hand, as one that takes too much memory."""
+
+    def make(self, step, slot, begins=None):
+        begins(f"film {step}")
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().make(step, slot)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_with_the_sample_it_had(pictures):
+    killed = Killed({"a": pictures}, Mixture(), ClipSampling(), AUGMENT, 32, 0)
+    with pytest.raises(DataError, match=r"gave up.*exited unexpectedly.*in hand: step 1: film 1\."):
+        batches(killed, 0, 3, workers=1)
 
 
 def test_closing_early_ends_the_workers(pictures):
