@@ -18,8 +18,8 @@ from pipeline.private import require_private
 def main(logs: Path) -> None:
     """Run the job whose attempt has the folder `logs`, if it is still the one that counts."""
     try:
-        for place in (logs.parent.parent, logs, *logs.glob("*.pkl")):
-            require_private(place)
+        require_private(logs.parent.parent)
+        require_private(logs)
         late = superseded(logs)
     except PipelineError as error:
         sys.exit(f"error: {error}")

@@ -118,6 +118,7 @@ def _read(kind: Any, path: Path) -> Any:
     if values is None:
         return None
     require_private(path.parent)
+    require_private(path)
     known = {field.name for field in fields(kind)}
     try:
         return kind(**{name: value for name, value in values.items() if name in known})

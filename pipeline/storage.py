@@ -78,7 +78,7 @@ def atomic_file(path: str | Path, mode: str = "wb", *, sync: bool = True) -> Ite
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp gives 0600, but a run folder is often shared
+        os.chmod(temporary, 0o644 & ~_UMASK)  # mkstemp gives 0600, but others may read a run folder
         os.replace(temporary, path)
         if sync:
             sync_folder(path.parent)
