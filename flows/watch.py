@@ -166,6 +166,6 @@ class PrefectPage:
 def patience() -> float:
     """Seconds worth waiting for a Prefect server that is away: a worker's flow run has to tell it
     how it ended, while a person at a terminal has seen that."""
-    from prefect.runtime import flow_run
+    from prefect.runtime import deployment
 
-    return DEPLOYED_PATIENCE if flow_run.deployment_id else PATIENCE
+    return DEPLOYED_PATIENCE if deployment.id else PATIENCE
