@@ -14,7 +14,7 @@ from pipeline.config import did_you_mean
 from pipeline.errors import ConfigError, DataError
 from stages.evaluation.bootstrap import Difference, paired_bootstrap
 from stages.evaluation.scored import TITLES, Figure, Scored
-from stages.evaluation.verdict import Verdict, verdict
+from stages.evaluation.verdict import WORDS, Verdict, verdict
 
 COMPARABLE = (
     "to compare, measure both on the same items: sam2-pipeline compare A.pt B.pt --videos DIR"
@@ -58,6 +58,26 @@ class Comparison:
         """`worse` as soon as one metric is; `better` when one is and none is worse."""
         found = {change.verdict for change in self.changes}
         return "worse" if "worse" in found else "better" if "better" in found else "same"
+
+    @property
+    def words(self) -> str:
+        """The verdicts in a sentence: `better in video J&F; no clear change in image mIoU@1`."""
+        parts = []
+        for said in ("better", "worse", "same"):
+            names = [TITLES[change.name] for change in self.changes if change.verdict == said]
+            if names:
+                parts.append(f"{WORDS[said]} in {', '.join(names)}")
+        return "; ".join(parts)
+
+    @property
+    def measured_on(self) -> tuple[str, ...]:
+        """Split and protocol of its figures, each once."""
+        found = [
+            f"{change.after.items}: split {change.after.split[:12]}; {change.after.protocol}"
+            for change in self.changes
+            if change.after.split
+        ]
+        return tuple(dict.fromkeys(found))
 
 
 def compare(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from stages.evaluation.bootstrap import Difference
 
 Verdict = Literal["better", "same", "worse"]
+WORDS: Mapping[Verdict, str] = {"better": "better", "same": "no clear change", "worse": "worse"}
+"""Each as a reader says it."""
 
 
 def verdict(difference: Difference, tolerance: float) -> Verdict:

@@ -50,10 +50,10 @@ def write_comparison(comparisons: Sequence[Comparison], path: str | Path, tolera
         "compare.html.j2",
         path,
         comparisons=[
-            (pair, _lines(pair), _moved(pair), _measured_on(pair)) for pair in comparisons
+            (pair, pair.words, _lines(pair), _moved(pair), pair.measured_on) for pair in comparisons
         ],
         tolerance=tolerance,
-        words={"better": "better", "same": "no difference shown", "worse": "worse"},
+        confidence=100 * comparisons[0].changes[0].difference.confidence,
     )
     return path
 
@@ -112,15 +112,6 @@ def _moved(pair: Comparison) -> list[tuple[str, list[Moved], int]]:
         shown = moved if not left_out else moved[:MOST] + moved[-MOST:]
         found.append((TITLES[change.name], shown, left_out))
     return found
-
-
-def _measured_on(pair: Comparison) -> list[str]:
-    found = [
-        f"{change.after.items}: split {change.after.split[:12]}; {change.after.protocol}"
-        for change in pair.changes
-        if change.after.split
-    ]
-    return list(dict.fromkeys(found))
 
 
 def _signed(value: float, digits: int) -> str:

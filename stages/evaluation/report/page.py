@@ -21,6 +21,7 @@ from stages.evaluation.report.origins import config_diff
 from stages.evaluation.report.plots import Chart, curve_chart, stages_chart
 from stages.evaluation.report.sequences import protocols, sequences
 from stages.evaluation.report.story import story
+from stages.evaluation.verdict import WORDS
 
 FIGURES = "figures"
 """Folder of the charts, beside the page."""
@@ -95,7 +96,7 @@ def write_page(template: str, path: Path, **values: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"title": stage_title, "time": time_text}
-    environment.globals["zip"] = zip
+    environment.globals |= {"zip": zip, "verdict_words": WORDS}
     page = environment.get_template(template).render(**values)
     with atomic_file(path, "w") as file:
         file.write(page)
