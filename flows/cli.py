@@ -17,6 +17,8 @@ from typing import NoReturn
 from flows.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from flows.evaluate import add_options as add_evaluate
 from flows.jobs import add_job_options
+from flows.compare_words import EXAMPLES as COMPARE_EXAMPLES
+from flows.compare_words import add_options as add_compare
 from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
 from flows.predict_words import add_options as add_predict
 from pipeline.cli import run_cli
@@ -72,6 +74,7 @@ Formats: sa1b, sav, sav_val, davis, coco, folder.""",
 Pictures: folder (palette) or sa1b (masks may overlap). Videos: davis (palette) or sav (may overlap).
 The new folder appears when all of it is written; every malformed item has its line.""",
     "evaluate": EVALUATE_EXAMPLES,
+    "compare": COMPARE_EXAMPLES,
     "predict": PREDICT_EXAMPLES,
     "export": """examples:
   sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt
@@ -197,6 +200,7 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     _add_clips(command("clips", "draw what a training stage will see"))
     _add_convert(command("convert", "turn labels of other tools into a layout that training reads"))
     add_evaluate(command("evaluate", "measure a checkpoint, or a folder of predicted masks"))
+    add_compare(command("compare", "results side by side, and how sure their difference is"))
     add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
     _add_export(command("export", "write a checkpoint's weights so that other code loads them"))
 

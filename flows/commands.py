@@ -15,6 +15,7 @@ from rich.table import Table
 
 from flows import preflight
 from flows.clips import clips
+from flows.compare import compare_results as compare
 from flows.convert import convert
 from flows.doctor import doctor
 from flows.evaluate import evaluate
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from flows.services import Status
 
 __all__ = [
-    "clips", "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan", "predict",
-    "reap", "recipes", "run", "stage", "status", "synth", "up",
+    "clips", "compare", "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan",
+    "predict", "reap", "recipes", "run", "stage", "status", "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")
