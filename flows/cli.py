@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from flows.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from flows.evaluate import add_options as add_evaluate
-from flows.jobs import add_job_options
+from flows.jobs import add_job_options, add_trainer_options
 from flows.compare_words import EXAMPLES as COMPARE_EXAMPLES
 from flows.compare_words import add_options as add_compare
 from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
@@ -35,6 +35,7 @@ EXAMPLES = {
   sam2-pipeline run recipe=smoke stages.video_train.steps=2000 run_name=longer
   sam2-pipeline run recipe=smoke start_at=joint_train
   sam2-pipeline run recipe=finetune datasets.train.root=/data/DAVIS checkpoint=runs/smoke/final.pt
+  sam2-pipeline run recipe=three_stage --use-cluster 1 --partition gpu --num-nodes 4 --num-gpus 8
 
 The same command continues a run that was stopped; stages that are done are not repeated.""",
     "stage": """examples:
@@ -102,10 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(words: list[str]) -> int:
+    parser = _parser()
     try:
-        arguments = _parser().parse_args(words)
+        arguments, rest = parser.parse_known_args(words)
     except SystemExit as end:  # --help has been printed
         return int(end.code or 0)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "settings")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # settings that follow an option
+        arguments.settings = [*arguments.settings, *rest]
     from flows import commands
 
     try:
@@ -160,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for made in (run, stage, plan):
         _add_settings(made)
+        add_trainer_options(made)
     command("recipes", "list the recipes")
     _add_parts(command)
     up = command("up", "start Prefect with all deployments, MLflow and TensorBoard on this machine")

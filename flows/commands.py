@@ -21,6 +21,7 @@ from flows.doctor import doctor
 from flows.evaluate import evaluate
 from flows.export import export
 from flows.extract import extract_frames
+from flows.jobs import trainer_settings
 from flows.parts import synth
 from flows.predict import predict
 from flows.reap import reap
@@ -175,6 +176,7 @@ def _request_of(arguments: argparse.Namespace) -> Request:
             named[key] = value
         elif key not in NAMED:
             overrides.append(word)
+    overrides += trainer_settings(arguments, overrides)
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
     stage = getattr(arguments, "name", None)

@@ -1,8 +1,11 @@
-"""Sharing work out over jobs, as words of a command: `--jobs 8 --launcher slurm --slurm …`."""
+"""Where and on how much a command runs, as words of it: `--jobs 8 --launcher slurm --slurm …` shares
+work out over jobs; `--num-gpus 8 --partition gpu …` are the words of the released trainer for what
+the recipe calls `launch.*`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
@@ -47,3 +50,52 @@ def launch_config(arguments: argparse.Namespace, threads: int | None = None) -> 
             raise ConfigError(f"--slurm {word!r}: expected key=value, as partition=cpu")
         values[key] = int(value) if value.isdecimal() else value
     return parse(LaunchConfig, values, where="--slurm")
+
+
+TRAINER = {
+    "num_gpus": ("tasks_per_node", "gpus_per_node"),
+    "num_nodes": ("nodes",),
+    "partition": ("partition",),
+    "qos": ("qos",),
+    "account": ("account",),
+    "use_cluster": ("launcher",),
+}
+"""The keys of `launch` that an option of the released trainer sets."""
+
+
+def add_trainer_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which the released trainer is told where to run."""
+    group = parser.add_argument_group("where it runs, in the words of the released trainer")
+    group.add_argument(
+        "--use-cluster",
+        type=int,
+        choices=(0, 1),
+        help="1: launch.launcher=slurm, 0: launch.launcher=local",
+    )
+    group.add_argument(
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="a node: launch.tasks_per_node=N and, with SLURM, launch.gpus_per_node=N",
+    )
+    group.add_argument("--num-nodes", type=int, metavar="N", help="launch.nodes=N")
+    for name in ("partition", "qos", "account"):
+        group.add_argument(f"--{name}", metavar="NAME", help=f"launch.{name}=NAME")
+
+
+def trainer_settings(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
+    """Those options as settings of the recipe. Raises ConfigError where one of `words`, the settings
+    given beside them, says the same thing."""
+    taken = {word.partition("=")[0] for word in words}
+    found = []
+    for option, keys in TRAINER.items():
+        value = getattr(arguments, option, None)
+        if value is None:
+            continue
+        for key in keys:
+            if f"launch.{key}" in taken:
+                name = option.replace("_", "-")
+                raise ConfigError(f"--{name} and launch.{key}=… are the same; give one of them")
+            text = ("local", "slurm")[value] if option == "use_cluster" else value
+            found.append(f"launch.{key}={text}")
+    return found
