@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.environment import quiet
+from pipeline.errors import StageError
 from pipeline.failure import (
     ENDED_FILE,
     Ended,
@@ -30,6 +31,7 @@ from pipeline.failure import (
     read_ended,
 )
 from pipeline.heartbeat import HEARTBEAT_FILE, reset_pulse
+from pipeline.lives import enough
 from pipeline.stop import StopRequested, reset_stop, set_deadline, signals_request_stop
 from pipeline.watcher import LEASE_FILE, STOP_FILE, Watcher, is_alive, process_identity
 
@@ -111,6 +113,10 @@ class Job:
     def _requeue(self, environment: Any, stop: StopRequested) -> None:
         """Have the job started again, and end this process. Where the scheduler refuses, the note
         of the stop stays, and whoever launched the job may submit it again."""
+        if trouble := enough(self.folder, self.logs, environment.job_id, str(stop)):
+            note_failure(self.logs, 0, StageError(trouble))
+            note_end(self.folder, self.logs, StageError(trouble))
+            return
         note = failure_path(self.logs, 0)
         note.unlink()  # a job that waits has no failure
         try:
