@@ -32,8 +32,9 @@ from pipeline.failure import (
 )
 from pipeline.heartbeat import HEARTBEAT_FILE, reset_pulse
 from pipeline.lives import enough
+from pipeline.owner import is_alive, process_identity
 from pipeline.stop import StopRequested, reset_stop, set_deadline, signals_request_stop
-from pipeline.watcher import LEASE_FILE, STOP_FILE, Watcher, is_alive, process_identity
+from pipeline.watcher import LEASE_FILE, STOP_FILE, Watcher
 
 __all__ = [
     "ENDED_FILE",
@@ -86,7 +87,7 @@ class Job:
             rank,
             environment.num_tasks,
             local=local,
-            leased=self.leased and local,
+            leased=self.leased,
         )
         with signals_request_stop(signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             watcher.start()

@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 import psutil
 
-from pipeline.job import is_alive, process_identity
-
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -76,3 +74,18 @@ def boot_id() -> str:
         return BOOT_FILE.read_text(encoding="ascii").strip()
     except OSError:  # not Linux
         return f"{psutil.boot_time():.0f}"
+
+
+def process_identity(pid: int) -> dict[str, float]:
+    """What tells a process of this machine from a later one of the same number: {pid, start}."""
+    return {"pid": pid, "start": psutil.Process(pid).create_time()}
+
+
+def is_alive(identity: Mapping[str, Any]) -> bool:
+    """Whether that very process still runs; a zombie does not."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = abs(process.create_time() - float(identity["start"])) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, ValueError):
+        return False

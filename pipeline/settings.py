@@ -147,6 +147,10 @@ class LoopConfig:
             unsaved_minutes=self.unsaved_minutes,
             roll_backs=self.roll_backs,
         )
+        if self.mirror.startswith("file://"):
+            raise ConfigError(
+                f"mirror: found {self.mirror}, expected a folder or the URL of an object store"
+            )
         if not 0 < self.hang_seconds <= self.start_seconds:
             raise ConfigError(
                 f"hang_seconds: found {self.hang_seconds} with start_seconds={self.start_seconds}, "
@@ -203,8 +207,14 @@ class LaunchConfig:
     """How long a job may take to save and end when it is asked to stop, before it is killed."""
     poll_seconds: float = 0.5
     """Pause between two looks at a running local job; SLURM is asked every 15 seconds."""
-    orphan: Literal["stop", "continue"] = "stop"
-    """What a local job does when the process that launched it has died: save and end, or go on."""
+    orphan: Literal["auto", "stop", "continue"] = "auto"
+    """What a job does when the process that launched it has died: save and end, or go on and be
+    joined by the next launch. `auto`: a local job ends, a SLURM job goes on."""
+
+    @property
+    def leased(self) -> bool:
+        """Whether a job ends with the process that launched it."""
+        return self.orphan == "stop" or (self.orphan == "auto" and self.launcher == "local")
 
     def __post_init__(self) -> None:
         _at_least(

@@ -115,7 +115,7 @@ def submit(
             argument,
             str(folder),
             intent.logs,
-            leased=config.orphan == "stop",
+            leased=config.leased,
             minutes=config.timeout_minutes if backend.launcher != "local" else None,
         )
         try:

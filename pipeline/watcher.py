@@ -15,19 +15,20 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, TextIO
-
-import psutil
+from typing import TextIO
 
 from pipeline.errors import StageError
 from pipeline.failure import note_failure, noted_failures
 from pipeline.hang import find_hang
 from pipeline.heartbeat import Beat, beat_path, pulse, read_beat, write_beat
+from pipeline.owner import Owner, process_identity
 from pipeline.stop import request_stop, stop_reason
 from pipeline.storage import read_json, write_json
 
 STOP_FILE, LEASE_FILE = "stop", "lease.json"
 LOOK_SECONDS, LEASE_SECONDS, HEARTBEAT_SECONDS, GRACE_SECONDS = 0.3, 2.0, 5.0, 30.0
+ABSENT_SECONDS = 900.0
+"""How long a launcher on another machine may keep silent before it counts as gone."""
 PEER_SECONDS = 10.0
 """How long a rank may go on after another one has failed, to fail by itself and say of what."""
 STACKS_SECONDS = 5.0
@@ -47,6 +48,7 @@ class Watcher(threading.Thread):
         self.local, self.leased = local, leased
         self.parent, self.ended, self.began = os.getppid(), threading.Event(), time.time()
         self.next_lease = self.next_beat = 0.0
+        self.renewed, self.renewed_at = 0, time.monotonic()
         self.end_at = self.peer_end_at = float("inf")
         beat_path(folder, rank).unlink(missing_ok=True)
 
@@ -151,20 +153,18 @@ class Watcher(threading.Thread):
         os._exit(1)
 
     def _lease_trouble(self) -> str:
-        lease = read_json(self.folder / LEASE_FILE)
-        return "" if lease is None or is_alive(lease) else "the process that launched it is gone"
-
-
-def process_identity(pid: int) -> dict[str, float]:
-    """What tells a process from a later one of the same number: {pid, start}."""
-    return {"pid": pid, "start": psutil.Process(pid).create_time()}
-
-
-def is_alive(identity: dict[str, Any]) -> bool:
-    """Whether that very process still runs; a zombie does not."""
-    try:
-        process = psutil.Process(int(identity["pid"]))
-        same = abs(process.create_time() - float(identity["start"])) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, ValueError):
-        return False
+        """Why nobody seems to wait for this job. A launcher on this machine is seen; one on another
+        renews the lease, and its clock may differ, so that only changes count."""
+        launcher = Owner.from_record(read_json(self.folder / LEASE_FILE))
+        if launcher is None or launcher.state == "alive":
+            return ""
+        if launcher.state == "gone":
+            return "the process that launched it is gone"
+        renewed, now = (self.folder / LEASE_FILE).stat().st_mtime_ns, time.monotonic()
+        if renewed != self.renewed:
+            self.renewed, self.renewed_at = renewed, now
+        if now - self.renewed_at < ABSENT_SECONDS:
+            return ""
+        return (
+            f"no sign of life from {launcher}, which launched it, for {ABSENT_SECONDS / 60:.0f} min"
+        )

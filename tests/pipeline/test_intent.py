@@ -17,6 +17,7 @@ import pytest
 from pipeline import claim as claims
 from pipeline import launch as launching
 from pipeline import owner, submission
+from pipeline import watcher as watching
 from pipeline.backends import Handle
 from pipeline.claim import claim, claim_path, holder_of
 from pipeline.errors import StageError, StorageError
@@ -27,6 +28,7 @@ from pipeline.private import make_private, require_private
 from pipeline.progress import ProgressWriter
 from pipeline.settings import LaunchConfig
 from pipeline.storage import write_json
+from pipeline.watcher import Watcher
 from tests.pipeline import jobs
 
 LOCAL = LaunchConfig(threads=1, poll_seconds=0.05)
@@ -100,6 +102,35 @@ def test_a_job_from_before_a_reboot_is_dead(tmp_path: Path) -> None:
     assert running_job(tmp_path, LOCAL) == handle
     write_json(tmp_path / "handle.json", asdict(replace(handle, boot="earlier")))
     assert running_job(tmp_path, LOCAL) is None
+
+
+def test_a_launcher_on_another_machine_is_there_while_it_renews_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = Watcher(tmp_path, tmp_path, 0, 1, local=False, leased=True)
+    lease = tmp_path / "lease.json"
+    write_json(lease, asdict(Owner.me()))
+    assert watcher._lease_trouble() == ""
+    write_json(lease, asdict(replace(Owner.me(), start=1.0)))
+    assert "is gone" in watcher._lease_trouble()
+    write_json(lease, asdict(replace(Owner.me(), host="elsewhere")))
+    assert watcher._lease_trouble() == ""
+    os.utime(lease, (0, 0))  # its clock is wrong, but it moves
+    monkeypatch.setattr(watching, "ABSENT_SECONDS", 0.2)
+    assert watcher._lease_trouble() == ""
+    time.sleep(0.3)
+    assert "no sign of life from process" in watcher._lease_trouble()
+
+
+def test_slurm_jobs_go_on_and_local_ones_end_unless_told_otherwise() -> None:
+    found = {
+        (launcher, orphan): LaunchConfig(launcher=launcher, orphan=orphan).leased
+        for launcher in ("local", "slurm")
+        for orphan in ("auto", "stop", "continue")
+    }
+    assert [key for key, leased in found.items() if leased] == [
+        ("local", "auto"), ("local", "stop"), ("slurm", "stop"),
+    ]  # fmt: skip
 
 
 # -- one at a time --------------------------------------------------------------------------------
