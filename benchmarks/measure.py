@@ -6,16 +6,15 @@ ratios of neighbours. Only ratios are worth comparing between machines.
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
+
+from stages.speed import peak_bytes as peak_bytes
 
 
 @dataclass(frozen=True)
@@ -100,21 +99,6 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
         total = sum(kept.values())
     del loss
     return total
-
-
-def peak_bytes(device: str = "cpu") -> int:
-    """The most memory this process ever held, on the GPU what torch ever held there.
-
-    Linux's own peak is read where it is there: `ru_maxrss` begins with that of the process's parent.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(peak.split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def megabytes(count: int) -> str:
