@@ -23,22 +23,22 @@ from typing import TypeVar
 from pipeline.backends import Backend, Handle, is_secondary
 from pipeline.claim import claim
 from pipeline.errors import StageError
+from pipeline.failure import Failure, read_ended
 from pipeline.heartbeat import read_beat
 from pipeline.intent import read_handle
-from pipeline.job import HEARTBEAT_FILE, LEASE_FILE, STOP_FILE, Failure
+from pipeline.job import HEARTBEAT_FILE, LEASE_FILE, STOP_FILE
 from pipeline.owner import Owner
 from pipeline.private import make_private
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
 from pipeline.stop import StopRequested, reset_stop, signals_request_stop, stop_signal
-from pipeline.storage import read_json, write_json
+from pipeline.storage import write_json
 from pipeline.submission import backend_for, recorded_job, submit
 
 __all__ = ["LaunchConfig", "launch", "read_handle", "running_job", "stop_stage", "wait_for_rest"]
 
 A = TypeVar("A")
 R = TypeVar("R")
-ENDED_FILE = "ended.json"
 LOST_RANK_SECONDS = 10.0
 """How long the other ranks may go on after one has failed."""
 LEASE_SECONDS = 10.0
@@ -163,7 +163,8 @@ class _Lives:
         step = progress.step if progress is not None else 0
         self.idle = 0 if step > self.step else self.idle + 1
         self.step = max(step, self.step)
-        reason = (read_json(self.folder / ENDED_FILE) or {}).get("reason", "")
+        ended = read_ended(self.folder)
+        reason = ended.reason if ended is not None else ""
         if self.idle >= LIVES:
             raise StageError(
                 f"{name} asked {LIVES} times in a row to be started again and did not get beyond "
@@ -174,8 +175,8 @@ class _Lives:
 
 def _wants_another_life(folder: Path, handle: Handle) -> bool:
     """Whether the job that has ended said that it could not stay and wants to go on."""
-    ended = read_json(folder / ENDED_FILE) or {}
-    return ended.get("kind") == "requeue" and ended.get("logs") == handle.logs
+    ended = read_ended(folder)
+    return ended is not None and (ended.kind, ended.logs) == ("requeue", handle.logs)
 
 
 def _alive(backend: Backend, handle: Handle) -> bool:
@@ -195,10 +196,9 @@ def _alive(backend: Backend, handle: Handle) -> bool:
 
 def _has_ended(handle: Handle) -> bool:
     """Whether the job has left a last word."""
-    ended = read_json(Path(handle.folder) / ENDED_FILE) or {}
-    logs = Path(handle.logs)
+    ended, logs = read_ended(handle.folder), Path(handle.logs)
     words = (*logs.glob("failure-*.json"), *logs.glob("*_result.pkl"))
-    return ended.get("logs") == handle.logs or bool(words)
+    return bool(words) or (ended is not None and ended.logs == handle.logs)
 
 
 def _beat(handle: Handle) -> int:

@@ -21,12 +21,14 @@ from pipeline import watcher as watching
 from pipeline.backends import Handle
 from pipeline.claim import claim, claim_path, holder_of
 from pipeline.errors import StageError, StorageError
+from pipeline.failure import note_end
 from pipeline.intent import read_handle, read_intent, superseded, unanswered, write_intent
 from pipeline.launch import launch, running_job
 from pipeline.owner import Owner
 from pipeline.private import make_private, require_private
 from pipeline.progress import ProgressWriter
 from pipeline.settings import LaunchConfig
+from pipeline.stop import StopRequested
 from pipeline.storage import write_json
 from pipeline.watcher import Watcher
 from tests.pipeline import jobs
@@ -217,8 +219,6 @@ def test_a_disk_without_locks_still_tells_who_has_a_stage(
 def asks_for_another_life(folder: str) -> str:
     """Says that it cannot stay, as before a time limit, in its first lives; gets on meanwhile if so
     asked."""
-    from pipeline.stop import StopRequested
-
     life = len(list(Path(folder).glob("life-*")))
     Path(folder, f"life-{life}").touch()
     if life >= 8:
@@ -240,7 +240,7 @@ def test_a_job_that_does_not_get_on_is_given_up(
 ) -> None:
     lives = launching._Lives(tmp_path)
     ProgressWriter(tmp_path, total=100, start=5)
-    write_json(tmp_path / "ended.json", {"kind": "requeue", "reason": "the card is hot"})
+    note_end(tmp_path, tmp_path, StopRequested("the card is hot", requeue=True))
     lives.count("stage")
     for _ in range(launching.LIVES - 1):
         lives.count("stage")
