@@ -33,7 +33,7 @@ LOST_PEER_SECONDS = 600.0
 """How long ranks may wait for SLURM to see that the node of another one is gone (SlurmdTimeout is
 usually 300 s), whereupon it requeues the job; they themselves only see a closed connection."""
 ENDLESS = 1_000_000
-"""submitit's cap on requeues after a time limit; `pipeline.requeue` says when it is enough."""
+"""submitit's cap on requeues after a time limit; `pipeline.lives` says when it is enough."""
 SBATCH_SECONDS = 120
 """How long sbatch may take to answer."""
 UNSURE = (

@@ -37,7 +37,7 @@ def train(wanted: Training) -> dict[str, Any]:
         model.head.bias.data.add_(5.0)  # the loop starts from rank 0's weights
     checkpoint.resume(state, folder / "checkpoints", world)
     if world.is_first:
-        life = len(list(folder.glob("life-*")))
+        life = len(lives(folder))
         (folder / f"life-{life}").write_text(os.environ.get("SLURM_JOB_NODELIST", ""))
     halves = (
         toy.Batch(batch.x[world.rank : world.rank + 1], batch.names)
