@@ -16,7 +16,8 @@ from flows.run import Run
 from pipeline.errors import ConfigError, PipelineError, StageError
 from stages.contract import CheckpointRef, StageSpec, read_result, read_spec
 from stages.evaluation.compare import Change, compare
-from stages.evaluation.scored import Figure, Scored, open_scored
+from stages.evaluation.results import open_scored
+from stages.evaluation.scored import Figure, Scored
 from stages.recipe import PlannedStage
 
 METRIC = "video/jf"
