@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+NO_VALUE = "has no value"
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -76,7 +77,7 @@ def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
 
 
 def _build_mapping(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
-    """Named settings; a name that looks like another one may be why its settings do not fit."""
+    """Named settings; where some are missing, the name may be a slip for another one."""
     if not isinstance(value, Mapping):
         mistakes.append(f"{where}: found {_show(value)}, expected a mapping of names")
         return _BAD
@@ -85,7 +86,8 @@ def _build_mapping(kind: Any, value: Any, where: str, mistakes: list[str]) -> An
         before = len(mistakes)
         entries[str(key)] = _build(kind, item, _at(where, key), mistakes)
         others = [str(other) for other in value if other != key]
-        if len(mistakes) > before and (near := _near(str(key), others)):
+        incomplete = any(NO_VALUE in mistake for mistake in mistakes[before:])
+        if incomplete and (near := _near(str(key), others)):
             mistakes[before] += f" (did you mean {near[0]!r} instead of {str(key)!r}?)"
     return _BAD if any(item is _BAD for item in entries.values()) else entries
 
@@ -109,7 +111,7 @@ def _build_dataclass(cls: Any, value: Any, where: str, mistakes: list[str]) -> A
         if name in value:
             arguments[name] = _build(kind, value[name], _at(where, name), mistakes)
         elif required:
-            mistakes.append(f"{_at(where, name)}: has no value, expected {_describe(kind)}")
+            mistakes.append(f"{_at(where, name)}: {NO_VALUE}, expected {_describe(kind)}")
     if len(mistakes) > before:
         return _BAD
     try:
@@ -132,7 +134,7 @@ def _build_union(options: tuple[Any, ...], value: Any, where: str, mistakes: lis
         word: option for option in classes for word in typing.get_args(_fields(option)["kind"][0])
     }
     if not isinstance(value, Mapping) or "kind" not in value:
-        mistakes.append(f"{_at(where, 'kind')}: has no value, expected one of: {', '.join(kinds)}")
+        mistakes.append(f"{_at(where, 'kind')}: {NO_VALUE}, expected one of: {', '.join(kinds)}")
         return _BAD
     name = str(value["kind"])
     chosen = kinds.get(name)

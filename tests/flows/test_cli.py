@@ -54,6 +54,20 @@ def test_misuse_is_one_line(arguments, told, capsys, tmp_path, monkeypatch):
     assert told in said(capsys, main(arguments))
 
 
+def test_an_unknown_nested_key_gets_one_hint(capsys):
+    line = said(capsys, main(["plan", "stages.video_train.optm.lr=5"]))
+    assert "did you mean 'optim'" in line and line.count("did you mean") == 1
+
+
+def test_settings_and_options_come_in_any_order(words, capsys):
+    assert main(["plan", words[0], "--seed", "3", *words[1:]]) == 0
+    output = capsys.readouterr().out
+    assert "seed=3" in output and words[-1] in output
+    line = said(capsys, main(["clips", "video_train", "--rows", "4", "recipe=smok"]))
+    assert "did you mean 'smoke'" in line
+    assert "unrecognized arguments: --rosw" in said(capsys, main(["plan", "--rosw", "4"]))
+
+
 def test_a_missing_earlier_stage_is_named_before_anything_starts(words, capsys, tmp_path):
     line = said(capsys, main(["run", *words, "start_at=joint_train"]))
     assert "video_train" in line and "stop_after=video_train" in line
