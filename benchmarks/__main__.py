@@ -19,10 +19,11 @@ from benchmarks.clips import clip_rows
 from benchmarks.extraction import extraction_rows
 from benchmarks.features import feature_rows
 from benchmarks.gpu import gpu_steps, gpu_table
+from benchmarks.jf import contour_rows
 from benchmarks.loading import loader_rows
 from benchmarks.measure import Row, megabytes
 from benchmarks.network import compiled_rows, network_rows, predictor_rows
-from benchmarks.parts import contour_rows, loss_rows
+from benchmarks.parts import loss_rows
 from benchmarks.rejected import rejected_rows
 from benchmarks.sources import source_rows
 from benchmarks.steps import StepCost, optimizer_rows, training_rows
