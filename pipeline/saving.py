@@ -86,13 +86,13 @@ class Saver:
         """Copy `state` and write it in the background, once the one before is written; every rank
         calls it.
 
-        wait: until it is written, or has failed. late: the last attempt; raises StageError where it
-        fails, naming what is safe.
+        wait: until it is written, or has failed; so for the best so far. late: the last attempt;
+        raises StageError where it fails, naming what is safe.
         """
         began = time.monotonic()
         self.wait()
         if self.is_best(state):
-            self.best = state.scored[1]
+            self.best, wait = state.scored[1], True
         self.tried_at = began
         write = self._prepared(state)
         if write is not None:

@@ -137,6 +137,9 @@ class Validator:
             model = whole(state)
             found = self.measure(model)
             verdict = judge(self.config, state.notes, found)
+            allowed = not (verdict.forgot and self.config.forgetting == "roll_back")
+            if allowed and self.config.decisive in found:
+                state.scored = (state.step, found[self.config.decisive])
             if verdict.better:
                 state.notes["validation/best_step"] = state.step
                 if self._keeps_best and self.world.is_first:

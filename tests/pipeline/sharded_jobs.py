@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, distributed
+from pipeline import checkpoint, checkpoint_parts, distributed
 from pipeline.average import WeightAverage
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
 from pipeline.loop import fit
 from pipeline.precision import LossScale
+from pipeline.saving import Saver
 from pipeline.settings import LoopConfig
 from tests.pipeline import toy
 
@@ -50,4 +51,36 @@ def ranks_train(plan: str) -> None:
     world = distributed.init("cpu", timeout_seconds=60)
     for kind, folder, steps, settings in json.loads(plan):
         train(world, kind, folder, steps, **settings)
+    distributed.shutdown()
+
+
+def one_rank_cannot_write(folder: str) -> None:
+    """Rank 1's disk has no room for its part of step 4."""
+    torch.set_num_threads(1)
+    world = distributed.init("cpu", timeout_seconds=60)
+    write_plain = checkpoint_parts.write_plain
+
+    def full(values: Any, path: Path) -> Any:
+        if world.rank == 1 and "00000004" in str(path):
+            raise OSError("no room")
+        return write_plain(values, path)
+
+    checkpoint_parts.write_plain = full
+    state = train(world, "sharded", folder, 8, save_every=2)
+    assert len({str(part) for part in world.gather(state.step)}) == 1
+    distributed.shutdown()
+
+
+def one_rank_is_not_finite(folder: str) -> None:
+    """The rows of rank 1 go bad between steps 2 and 4."""
+    torch.set_num_threads(1)
+    world = distributed.init("cpu", timeout_seconds=60)
+    state = state_of(world, "sharded")
+    assert state.sharding is not None
+    with Saver(folder, LoopConfig(), world) as saver:
+        for state.step in (2, 4):
+            saver.save(state, wait=True)
+            assert saver.safe_step == 2
+            if world.rank == 1:
+                state.sharding.shards["body.0.weight"].data[0, 0] = float("inf")
     distributed.shutdown()

@@ -12,9 +12,22 @@ import pytest
 import torch
 
 from pipeline import checkpoint, plain_files
-from pipeline.checkpoint_list import COPY, MANIFEST, listed
+from pipeline.checkpoint_list import COPY, MANIFEST, listed, parse
 from pipeline.errors import CheckpointError, StorageError
+from pipeline.storage import write_json
 from tests.pipeline import toy
+
+DAMAGE = ["truncated", "empty", "flipped", "gone"]
+
+
+def spoil(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+        return
+    content[len(content) // 2] ^= 1
+    kept = {"truncated": len(content) // 2, "empty": 0, "flipped": len(content)}[how]
+    path.write_bytes(content[:kept])
 
 
 def saved(folder: Path, steps: int = 3, keep: int = 2) -> list[Path]:
@@ -37,20 +50,87 @@ def test_the_newest_few_are_kept_and_found(tmp_path: Path) -> None:
     assert not checkpoint.resume(state, tmp_path / "empty")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "gone"])
+@pytest.mark.parametrize("how", DAMAGE)
 def test_a_broken_newest_one_is_passed_over(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, older, newest = saved(tmp_path)
-    content = bytearray(newest.read_bytes())
-    if damage == "gone":
-        newest.unlink()
-    else:
-        content[len(content) // 2] ^= 1
-        keep = {"truncated": len(content) // 2, "empty": 0, "flipped": len(content)}[damage]
-        newest.write_bytes(content[:keep])
+    expected = listed(tmp_path)[-1].files[newest.name].sha256
+    spoil(newest, how)
     assert checkpoint.latest_valid(tmp_path) == older
-    assert newest.name in caplog.text and "broken" in caplog.text
+    found = "no file" if how == "gone" else f"sha256 {plain_files.sha256(newest)}"
+    assert f"{newest}: found {found}, expected sha256 {expected}" in caplog.text
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", [MANIFEST, COPY])
+def test_a_damaged_list_is_replaced_by_its_copy(
+    tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = saved(tmp_path)[-1]
+    spoil(tmp_path / name, how)
+    assert checkpoint.latest_valid(tmp_path) == newest
+    assert (f"{tmp_path / name} is" in caplog.text) == (name == MANIFEST), "the copy is not asked"
+    _, state = toy.fresh()
+    state.step = 4
+    checkpoint.save(state, tmp_path)
+    assert [entry.step for entry in listed(tmp_path)] == [3, 4]
+    assert (tmp_path / MANIFEST).read_bytes() == (tmp_path / COPY).read_bytes()
+
+
+def test_any_bit_of_a_list_counts(tmp_path: Path) -> None:
+    """What a flipped bit may leave readable is never another list."""
+    saved(tmp_path)
+    content, expected = (tmp_path / MANIFEST).read_bytes(), listed(tmp_path)
+    for place in range(0, len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 7
+        try:
+            found = parse(bytes(flipped))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        assert found == expected, (place, flipped[place])
+
+
+def test_lists_that_are_gone_are_no_reason_to_start_over(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for name in (MANIFEST, COPY):
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        CheckpointError, match=r"manifest\.json is missing; .*copy\.json is missing"
+    ):
+        checkpoint.latest_valid(tmp_path)
+
+
+def test_a_list_of_the_first_format_is_read(tmp_path: Path) -> None:
+    """It did not say whether values are finite, so that is looked at."""
+    paths = saved(tmp_path, keep=9)
+    values = checkpoint.read(paths[-1])
+    values["model"]["head.bias"].fill_(float("nan"))
+    torch.save(values, paths[-1])
+    rows = [
+        {"file": path.name, "step": step, "sha256": plain_files.sha256(path), "bytes": 1}
+        for step, path in enumerate(paths, 1)
+    ]
+    (tmp_path / COPY).unlink()
+    write_json(tmp_path / MANIFEST, {"format": 1, "checkpoints": rows})
+    assert checkpoint.latest_valid(tmp_path) == paths[1]
+    assert [entry.finite for entry in listed(tmp_path)] == [None] * 3
+    _, state = toy.fresh()
+    assert checkpoint.resume(state, tmp_path) and state.step == 2
+    state.step = 3
+    checkpoint.save(state, tmp_path)
+    assert [entry.finite for entry in listed(tmp_path)] == [None, True]
+
+
+def test_a_broken_one_does_not_push_out_the_good(tmp_path: Path) -> None:
+    """Training went on from the one before it: what is later counts no more."""
+    spoil(saved(tmp_path, keep=9)[-1], "flipped")
+    _, state = toy.fresh()
+    assert checkpoint.resume(state, tmp_path) and state.step == 2
+    state.step = 3
+    checkpoint.save(state, tmp_path, keep=1)
+    assert checkpoint.latest_valid(tmp_path) == tmp_path / checkpoint.file_name(3)
 
 
 def test_when_all_are_broken_nothing_starts_over_in_silence(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_the_best_weights_are_kept_and_only_they(state: TrainState, tmp_path: Pa
         with torch.no_grad():
             state.model.no_mem_embed.add_(1.0)
         kept.append(state.model.no_mem_embed.detach().clone())
-        assert validate(state) == ""
+        assert validate(state) == "" and state.scored[0] == step
+    assert state.scored == (2, 55.0), "what decides which checkpoint is the best"
     path = best_weights(tmp_path, state.notes)
     assert path is not None
     found = torch.load(path, weights_only=True)["model"]["no_mem_embed"]
