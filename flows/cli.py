@@ -21,6 +21,8 @@ from flows.compare_words import EXAMPLES as COMPARE_EXAMPLES
 from flows.compare_words import add_options as add_compare
 from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
 from flows.predict_words import add_options as add_predict
+from flows.speed import EXAMPLES as SPEED_EXAMPLES
+from flows.speed import add_options as add_speed
 from pipeline.cli import run_cli
 from pipeline.config import did_you_mean
 from pipeline.errors import ConfigError, StorageError
@@ -77,6 +79,7 @@ The new folder appears when all of it is written; every malformed item has its l
     "evaluate": EVALUATE_EXAMPLES,
     "compare": COMPARE_EXAMPLES,
     "predict": PREDICT_EXAMPLES,
+    "speed": SPEED_EXAMPLES,
     "export": """examples:
   sam2-pipeline export runs:/3f0c…/checkpoints/model.pt --out sam2.pt
   sam2-pipeline export sam2.1_hiera_tiny.pt --out tiny.safetensors
@@ -209,6 +212,7 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     add_evaluate(command("evaluate", "measure a checkpoint, or a folder of predicted masks"))
     add_compare(command("compare", "results side by side, and how sure their difference is"))
     add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
+    add_speed(command("speed", "time networks on this machine: frames a second, latency, memory"))
     _add_export(command("export", "write a checkpoint's weights so that other code loads them"))
 
 

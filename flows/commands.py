@@ -27,6 +27,7 @@ from flows.predict import predict
 from flows.reap import reap
 from flows.results import short
 from flows.run import Request, Run
+from flows.speed import speed
 from pipeline.errors import ConfigError, StageError
 from stages.recipe import Recipe, load_recipe, recipe_names
 from stages.settings import TrainStage
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clips", "compare", "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan",
-    "predict", "reap", "recipes", "run", "stage", "status", "synth", "up",
+    "predict", "reap", "recipes", "run", "speed", "stage", "status", "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")
