@@ -30,6 +30,15 @@ from stages.contract import TRAINING_KINDS, read_result, read_spec
 
 KNOWN = "expected models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID[/checkpoints/FILE], a file, or a run folder"
 SHOWN_FIGURES = ("loss", "steps")
+PLAIN_WIDTH = 240
+LINES = (
+    ("aliases", "stage", "reload"),
+    ("sha256", *METRICS, "origin"),
+    ("uri", "root"),
+    ("key", "run", *SHOWN_FIGURES),
+    ("code", "torch", "machine"),
+)
+"""Which facts stand together in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,10 @@ def lineage(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(origin), indent=2))
     else:
-        Console(highlight=False).print(drawn(origin), soft_wrap=True)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = PLAIN_WIDTH
+        console.print(drawn(origin), soft_wrap=True)
     return 0
 
 
@@ -206,7 +218,7 @@ def _worth_of(record: StageRecord, name: str) -> str | None:
 
 def _facts(record: StageRecord) -> dict[str, str]:
     tags = record.tags
-    dirty = ", changed since" if tags.get("code.dirty") == "true" else ""
+    dirty = " with changes" if tags.get("code.dirty") == "true" else ""
     facts = {
         "kind": tags.get("kind", ""),
         "key": tags.get(KEY_TAG, ""),
@@ -224,13 +236,15 @@ def _facts(record: StageRecord) -> dict[str, str]:
 
 
 def drawn(origin: Origin, tree: Tree | None = None) -> Tree:
-    """The tree for a terminal: names in bold, facts below them, digests short."""
-    facts = [
-        f"[dim]{name}[/] {escape(_short(name, value))}" for name, value in origin.facts.items()
+    """The tree for a terminal: what it is and how it is called, and below that what else is known, digests short."""
+    colour = {"version": "magenta", "checkpoint": "green", "stage": "cyan", "data": "yellow"}
+    head = f"[{colour[origin.kind]}]{origin.kind}[/] [bold]{escape(origin.name)}[/]"
+    lines = [
+        "  ".join(f"[dim]{name}[/] {escape(_short(name, origin.facts[name]))}" for name in names)
+        for group in LINES
+        if (names := [name for name in group if name in origin.facts])
     ]
-    mark = {"version": "magenta", "checkpoint": "green", "stage": "cyan", "data": "yellow"}
-    head = f"[{mark[origin.kind]}]{origin.kind}[/] [bold]{escape(origin.name)}[/]"
-    label = "\n".join([head, *("  " + fact for fact in facts)])
+    label = "\n".join([head, *(f"  {line}" for line in lines)])
     branch = Tree(label) if tree is None else tree.add(label)
     for source in origin.made_from:
         drawn(source, branch)
@@ -238,4 +252,7 @@ def drawn(origin: Origin, tree: Tree | None = None) -> Tree:
 
 
 def _short(name: str, value: str) -> str:
+    """Digests as git shows them; figures without their protocol, which JSON has."""
+    if name in METRICS:
+        return value.partition(" ")[0]
     return value[:12] if name in ("sha256", "key") else value

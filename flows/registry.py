@@ -23,7 +23,8 @@ from pipeline.replay import metric_name
 from stages.contract import StageKind, StageResult, StageSpec, read_result, read_spec
 from stages.evaluation.compare import Change, compare
 from stages.evaluation.details import DETAILS, read_details
-from stages.evaluation.scored import TITLES, Scored, open_scored, scored_details
+from stages.evaluation.results import open_scored
+from stages.evaluation.scored import TITLES, Scored, scored_details
 from stages.recipe import PlannedStage
 
 ALIASES: Mapping[StageKind, str] = {
@@ -101,7 +102,7 @@ def _promote(uri: str, measured: Measured, tolerance: float) -> list[str]:
     assert reference is not None
     number = register(
         uri, measured.model, reference.uri, sha256=reference.sha256, run_id=reference.run_id,
-        tags=_tags(measured),
+        tags=_tags(measured), description=_description(measured),
     )  # fmt: skip
     version = version_of(uri, measured.model, reference.sha256, reference.run_id)
     assert version is not None and version.version == number
@@ -123,11 +124,21 @@ def _tags(measured: Measured) -> dict[str, str]:
         "evaluation.folder": str(measured.folder),
         "evaluation.run_id": evaluated.run_id,
     }
-    tags |= {metric_name(name): f"{value:.4f}" for name, value in evaluated.metrics.items()}
+    known = (name for name in METRICS if name in evaluated.metrics)
+    tags |= {metric_name(name): f"{evaluated.metrics[name]:.4f}" for name in known}
     for figure in _scores(measured).figures.values():
         part = figure.name.split("/")[0]
         tags |= {f"{part}.protocol": figure.protocol, f"{part}.split": figure.split}
     return {name: value for name, value in tags.items() if value}
+
+
+def _description(measured: Measured) -> str:
+    """`joint_train of smoke, step 800: video J&F 71.8, image mIoU@1 0.703`."""
+    metrics = measured.evaluated.metrics
+    figures = [f"{TITLES[name]} {metrics[name]:.3g}" for name in METRICS if name in metrics]
+    trained = measured.trained
+    head = f"{trained.stage} of {measured.folder.parent.name}, step {trained.step}"
+    return f"{head}: {', '.join(figures)}" if figures else head
 
 
 def _judge(

@@ -17,8 +17,8 @@ from pipeline.remote import shown
 from pipeline.replay import send_waiting, waiting
 from pipeline.tracking import Run as MLflowRun
 from pipeline.tracking import open_run, prepare_store
-from stages.contract import read_spec
-from stages.record import attach_settings
+from stages.contract import StageResult, StageSpec, read_spec
+from stages.record import attach_settings, open_stage_run
 
 ID_SECONDS = 20.0
 """A run waits so long to learn the id of its parent run; stages find it themselves otherwise."""
@@ -94,10 +94,21 @@ def _sum_up(run: Run, parent: MLflowRun) -> None:
         found |= {name: digest for name, digest in upstream.items() if name.startswith("data:")}
         if stage.kind in DATA_KINDS:
             found[f"data:{stage.name}"] = run.results[stage.name].digest
+            _record_data_stage(read_spec(folder / "spec.json"), run.results[stage.name])
         if stage.kind == "evaluate":
             parent.log_metrics(step, run.results[stage.name].metrics, keep=True)
             step += 1
     parent.set_tags({f"{name.replace(':', '.')}.sha256": digest for name, digest in found.items()})
+
+
+def _record_data_stage(spec: StageSpec, result: StageResult) -> None:
+    """Data stages know nothing of MLflow: their run is written down here, once."""
+    if (Path(spec.folder) / RECORD).is_file():
+        return
+    record = open_stage_run(spec)
+    record.log_metrics(0, result.metrics, keep=True)
+    record.set_tags({"made.sha256": result.digest})
+    record.close()
 
 
 def journals(folder: Path) -> list[Path]:

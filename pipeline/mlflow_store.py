@@ -17,6 +17,10 @@ from pipeline.remote import is_remote, shown
 
 KEY_TAG, ID_TAG = "stage_key", "stage_id"
 PARENT_TAG = "mlflow.parentRunId"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # its pages are about training, not chats
+    "mlflow.note.content": "SAM 2 training: a run for each recipe run, below it one for each stage",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -41,7 +45,11 @@ def prepare_store(uri: str, experiment: str, artifacts: str | Path | None = None
             location = (
                 str(artifacts) if is_remote(artifacts) else Path(artifacts).resolve().as_uri()
             )
-        return str(client(uri).create_experiment(experiment, artifact_location=location))
+        return str(
+            client(uri).create_experiment(
+                experiment, artifact_location=location, tags=EXPERIMENT_TAGS
+            )
+        )
     except Exception as error:  # SQLAlchemy, HTTP and MLflow errors share no base
         if isinstance(error, MlflowException) and "RESOURCE_ALREADY_EXISTS" in str(error):
             return str(client(uri).get_experiment_by_name(experiment).experiment_id)

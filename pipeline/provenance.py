@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = "sam2-pipeline"
-LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "mlflow", "prefect", "submitit")
+LIBRARIES = (
+    "torch", "numpy", "pillow", "opencv-python-headless", "av", "pycocotools", "scipy",
+    "mlflow", "prefect", "submitit", "hydra-core", "fsspec", "s3fs",
+)  # fmt: skip
 GIT_SECONDS = 5.0
 
 
@@ -31,9 +34,14 @@ def code_version() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Python, libraries and the class of machine, as `env.NAME`."""
+    """What a reader asks for first, as `env.NAME`: Python, torch, the class of machine."""
     found = {"env.python": platform.python_version(), "env.machine": _machine()}
-    return found | {f"env.{name}": _version(name) for name in LIBRARIES if _version(name)}
+    return found | ({"env.torch": _version("torch")} if _version("torch") else {})
+
+
+def packages() -> dict[str, str]:
+    """The version of every library that may change a result."""
+    return {name: _version(name) for name in LIBRARIES if _version(name)}
 
 
 def _machine() -> str:

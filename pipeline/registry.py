@@ -42,11 +42,19 @@ class Version:
 
 
 def register(
-    uri: str, model: str, source: str, *, sha256: str, run_id: str, tags: Mapping[str, str]
+    uri: str,
+    model: str,
+    source: str,
+    *,
+    sha256: str,
+    run_id: str,
+    tags: Mapping[str, str],
+    description: str = "",
 ) -> int:
     """Make the checkpoint a version of `model`, or find the version it is; its number.
 
-    source: the checkpoint's reference. tags: put on the version, also on one that was there. Raises StorageError.
+    source: the checkpoint's reference. tags: put on the version, also on one that was there. description: of a new
+    one, for a person. Raises StorageError.
     """
     words = {name: redact(value, name) for name, value in tags.items()}
     words |= {"sha256": sha256, "uri": redact(source)}
@@ -62,6 +70,7 @@ def register(
             _place(source),
             run_id=run_id or None,
             tags=words,
+            description=description or None,
             await_creation_for=int(READY_SECONDS),
         )
         return int(made.version)

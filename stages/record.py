@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.provenance import code_version, environment
-from pipeline.redaction import redacted
+from pipeline.errors import StorageError
+from pipeline.provenance import code_version, environment, packages
+from pipeline.redaction import redact, redacted
 from pipeline.storage import atomic_file, write_json
 from pipeline.tracking import Run, open_run
-from stages.contract import StageSpec
+from stages.contract import TRAINING_KINDS, StageSpec
 from stages.data_identity import record_data
+
+logger = logging.getLogger(__name__)
 
 
 def open_stage_run(spec: StageSpec) -> Run:
@@ -37,6 +41,7 @@ def open_stage_run(spec: StageSpec) -> Run:
             "stage": spec.name,
             "kind": spec.kind,
             "folder": spec.folder,
+            "mlflow.note.content": _note(spec),
             **_input_tags(spec),
             **made_by,
         },
@@ -50,12 +55,28 @@ def attach_settings(
     run: Run, folder: Path, settings: Mapping[str, Any], made_by: Mapping[str, str]
 ) -> None:
     """Give a run the files config.yaml and environment.json, without secrets."""
-    config = folder / "config.yaml"
-    with atomic_file(config, "w", sync=False) as file:
-        yaml.safe_dump(redacted(settings), file, sort_keys=False, allow_unicode=True)
-    write_json(folder / "environment.json", made_by)
+    config, about = folder / "config.yaml", folder / "environment.json"
+    try:
+        with atomic_file(config, "w", sync=False) as file:
+            yaml.safe_dump(redacted(settings), file, sort_keys=False, allow_unicode=True)
+        write_json(about, {**made_by, "packages": packages()})
+    except (OSError, StorageError) as error:  # a full disk: not worth a stage
+        logger.warning("%s gets no config.yaml and environment.json (%s)", folder, error)
+        return
     run.log_artifact(config)
-    run.log_artifact(folder / "environment.json")
+    run.log_artifact(about)
+
+
+def _note(spec: StageSpec) -> str:
+    """What a person reads on the run's page."""
+    begins = "no weights"
+    if spec.input is not None:
+        begins = f"`{spec.input.uri}`" + (f" of {spec.input.stage}" if spec.input.stage else "")
+    verb = "Measures" if spec.kind == "evaluate" else "Starts from"
+    lines = [f"Stage **{spec.name}** of run **{Path(spec.folder).parent.name}** ({spec.kind})."]
+    if spec.kind in (*TRAINING_KINDS, "evaluate"):
+        lines.append(f"{verb} {begins}.")
+    return redact("\n\n".join([*lines, f"Folder: `{spec.folder}`"]))
 
 
 def _input_tags(spec: StageSpec) -> dict[str, str]:

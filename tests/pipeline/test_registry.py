@@ -54,6 +54,7 @@ def test_equal_content_of_two_runs_is_two_versions(uri: str, tmp_path: Path):
     numbers = []
     for name in ("a", "b"):
         run = open_run(uri, "sam2", "image", "same key", tmp_path / name)
+        (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "model.pt").write_bytes(b"equal")
         source, digest = publish_checkpoint(run, tmp_path / name / "model.pt", "model.pt")
         run.close()
