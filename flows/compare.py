@@ -147,5 +147,6 @@ def _measured(word: str, arguments: argparse.Namespace) -> Scored:
         videos=arguments.videos,
         preset=arguments.preset,
         image_size=arguments.image_size,
+        device=arguments.device,
     )
     return replace(open_scored(str(folder)), name=word)

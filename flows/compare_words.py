@@ -48,8 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--videos", type=Path, help="measure checkpoints on these videos first")
     parser.add_argument("--images", type=Path, help="measure checkpoints on these pictures first")
-    parser.add_argument("--preset", default="base_plus", help="their network (base_plus)")
-    parser.add_argument("--image-size", type=int, metavar="N", help="its input side")
+    parser.add_argument("--preset", help="the size the weights must have; found out by itself")
+    parser.add_argument("--image-size", type=int, metavar="N", help="the network's input side")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/compare"), help="for what is measured (runs/compare)"
     )

@@ -31,7 +31,7 @@ def open_scored(words: str) -> Scored:
     """The result that `words` name. Raises DataError saying what was found and what is expected.
 
     words: a run folder (its last stage counts), `RUN:STAGE`, the folder of a stage or evaluation, a
-    details.json, or a results.csv.
+    details.json or scores.json, or the results.csv of the reference evaluator.
     """
     run, colon, stage = words.rpartition(":")
     if colon and Path(run).is_dir():
