@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flows.compare_words import EXAMPLES as COMPARE_EXAMPLES
+from flows.compare_words import add_options as add_compare
 from flows.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from flows.evaluate import add_options as add_evaluate
 from flows.jobs import add_job_options, add_trainer_options
-from flows.compare_words import EXAMPLES as COMPARE_EXAMPLES
-from flows.compare_words import add_options as add_compare
 from flows.predict_words import EXAMPLES as PREDICT_EXAMPLES
 from flows.predict_words import add_options as add_predict
 from flows.speed import EXAMPLES as SPEED_EXAMPLES
@@ -91,6 +91,15 @@ What is written is read back and compared before the command says so.""",
   sam2-pipeline reap runs/smoke --yes      end them, and remove the leftovers
 
 Exit code 0: nothing is left; 1: something is. A run that lives, and its jobs, are left alone.""",
+    "lineage": """examples:
+  sam2-pipeline lineage models:/sam2-tiny@joint            what an alias of the registry stands on
+  sam2-pipeline lineage runs/smoke/final.pt                a file, known by its content
+  sam2-pipeline lineage runs/smoke --json""",
+    "sync": """examples:
+  sam2-pipeline sync                                       every run below runs/
+  sam2-pipeline sync runs/smoke --tracking http://mlflow:5000
+
+Exit code 1: some of it still waits. A run that is repeated sends what waits by itself.""",
     "up": "The ports can also be set with SAM2_PREFECT_PORT, SAM2_MLFLOW_PORT and "
     "SAM2_TENSORBOARD_PORT.",
 }
@@ -214,6 +223,8 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     add_predict(command("predict", "masks for pictures, videos or a data set, with a checkpoint"))
     add_speed(command("speed", "time networks on this machine: frames a second, latency, memory"))
     _add_export(command("export", "write a checkpoint's weights so that other code loads them"))
+    _add_lineage(command("lineage", "trace a checkpoint back to its stages, weights and data"))
+    _add_sync(command("sync", "send what runs recorded while MLflow did not answer"))
 
 
 def _add_synth(synth: argparse.ArgumentParser) -> None:
@@ -315,3 +326,24 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "--image-size", type=int, metavar="N", help="input side to note in safetensors files"
     )
     export.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
+
+
+def _add_lineage(lineage: argparse.ArgumentParser) -> None:
+    lineage.add_argument(
+        "reference",
+        metavar="REF",
+        help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/checkpoints/FILE, a file, or a "
+        "run folder",
+    )
+    lineage.add_argument("--json", action="store_true", help="the tree as JSON")
+    _add_store(lineage)
+
+
+def _add_sync(sync: argparse.ArgumentParser) -> None:
+    sync.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="run folders; all")
+    _add_store(sync)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tracking", metavar="URI", help="the MLflow store; default: the runs'")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")

@@ -22,12 +22,14 @@ from flows.evaluate import evaluate
 from flows.export import export
 from flows.extract import extract_frames
 from flows.jobs import trainer_settings
+from flows.lineage import lineage
 from flows.parts import synth
 from flows.predict import predict
 from flows.reap import reap
 from flows.results import short
 from flows.run import Request, Run
 from flows.speed import speed
+from flows.sync import sync
 from pipeline.errors import ConfigError, StageError
 from stages.recipe import Recipe, load_recipe, recipe_names
 from stages.settings import TrainStage
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
     from flows.services import Status
 
 __all__ = [
-    "clips", "compare", "convert", "doctor", "down", "evaluate", "export", "extract_frames", "plan",
-    "predict", "reap", "recipes", "run", "speed", "stage", "status", "synth", "up",
+    "clips", "compare", "convert", "doctor", "down", "evaluate", "export", "extract_frames",
+    "lineage", "plan", "predict", "reap", "recipes", "run", "speed", "stage", "status", "sync",
+    "synth", "up",
 ]  # fmt: skip
 
 NAMED = ("recipe", "start_at", "stop_after", "checkpoint", "run_name")
@@ -157,6 +160,9 @@ def status(arguments: argparse.Namespace) -> int:
 def _print_status(found: Sequence[Status], console: Console) -> None:
     for item in found:
         word = "[green]well[/]" if item.healthy else "[yellow]no answer[/]"
+        if item.elsewhere:
+            console.print(f"  {item.name:<12} {word:<22} {item.elsewhere} (yours)", soft_wrap=True)
+            continue
         if item.daemon is None:
             console.print(f"  {item.name:<12} [dim]not running[/]")
             continue
