@@ -278,7 +278,7 @@ def pack(state: TrainState) -> dict[str, Any]:
         "format": FORMAT,
         "step": state.step,
         "skipped": state.skipped,
-        "notes": dict(state.notes),
+        "notes": dict(sorted(state.notes.items())),
         "ended": state.ended,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
