@@ -8,6 +8,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from pipeline.distributed import World
+from pipeline.heartbeat import pulse
+from pipeline.stop import StopRequested, stop_requeues, until_stopped
 
 T = TypeVar("T")
 
@@ -23,12 +25,23 @@ def share_out(
 ) -> list[T]:
     """`score(index)` of every index below `count`, in order; the same list on every rank.
 
-    label: of the progress bar that the first rank shows of its share.
+    label: of the progress bar that the first rank shows of its share. Raises StopRequested, on
+    every rank, when any of them is asked to stop before it is through.
     """
     world = world or World()
     own = range(world.rank, count, world.size)
     shown = progress and world.is_first
     bar = tqdm(own, desc=label, unit=unit, disable=not shown)
-    part = {index: score(index) for index in bar}
-    everything = {index: value for each in world.gather(part) for index, value in each.items()}
+    part: dict[int, T] = {}
+    stop = None
+    try:
+        for index in until_stopped(bar):
+            pulse.phase(label or "evaluation", detail=f"{unit} {index + 1} of {count}")
+            part[index] = score(index)
+    except StopRequested as asked:  # the others wait for this rank's part
+        stop = asked
+    gathered = world.gather((part, stop and str(stop), stop_requeues()))
+    if reason := next((reason for _, reason, _ in gathered if reason), None):
+        raise StopRequested(reason, requeue=any(requeue for *_, requeue in gathered))
+    everything = {index: value for found, *_ in gathered for index, value in found.items()}
     return [everything[index] for index in range(count)]

@@ -17,6 +17,7 @@ from model.sam2 import SAM2
 from model.video_predictor import track_video
 from pipeline.distributed import World
 from pipeline.errors import DataError
+from pipeline.stop import until_stopped
 from stages.evaluation.jf import Protocol, VideoScore, VideoScorer, VideoScores
 from stages.evaluation.sharing import share_out
 
@@ -43,10 +44,11 @@ Tracker = Callable[[Task], Iterator[np.ndarray]]
 
 
 def sam2_tracker(model: SAM2) -> Tracker:
-    """The network as a tracker: an object is where its logits are positive."""
+    """The network as a tracker: an object is where its logits are positive. It ends between two
+    frames when it is asked to stop."""
 
     def track(task: Task) -> Iterator[np.ndarray]:
-        for logits in track_video(model, task.frames, task.shown):
+        for logits in until_stopped(track_video(model, task.frames, task.shown)):
             yield (logits > 0).cpu().numpy()
 
     return track
