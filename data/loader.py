@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.sharedctypes import RawArray
@@ -21,6 +20,7 @@ from data.quarantine import Broken, Quarantine
 from data.types import ClipBatch
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.heartbeat import pulse
+from pipeline.stop import leave_signals_to_parent
 
 if TYPE_CHECKING:
     from data.mixture import TrainingClips
@@ -171,12 +171,12 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _start_worker(environment: dict[str, str], _: int) -> None:
-    """One thread each, and Ctrl-C is left to the parent, which ends its workers.
+    """One thread each, and signals are left to the parent, which ends its workers.
 
     environment: the parent's. The server that workers are forked from has that of its own start,
     without credentials that were set later.
     """
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

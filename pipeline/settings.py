@@ -232,6 +232,11 @@ class LaunchConfig:
             raise ConfigError(
                 f"mounts: found {list(self.mounts)} without a container; expected container=IMAGE"
             )
+        if self.launcher == "slurm" and self.signal_seconds >= 60 * self.timeout_minutes:
+            raise ConfigError(
+                f"signal_seconds: found {self.signal_seconds}, expected less than the time limit, "
+                f"timeout_minutes={self.timeout_minutes}"
+            )
         if self.launcher != "slurm" and self.nodes > 1:
             raise ConfigError(
                 f"nodes: found {self.nodes} with launcher={self.launcher}, expected 1 (or slurm)"

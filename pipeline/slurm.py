@@ -36,6 +36,9 @@ ENDLESS = 1_000_000
 """submitit's cap on requeues after a time limit; `pipeline.lives` says when it is enough."""
 SBATCH_SECONDS = 120
 """How long sbatch may take to answer."""
+DEAF = """sh -c 'trap "" USR2; exec "$@"' sh"""
+"""Runs a command to which SLURM's signal does nothing until it says what to do: Python takes its
+time to get there, and dies of it by default."""
 UNSURE = (
     "timed out",
     "timeout",
@@ -187,7 +190,7 @@ class _EntryExecutor(submitit.SlurmExecutor):
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} -u -m pipeline.entry {shlex.quote(str(self.folder))}"
+        return f"{DEAF} {self.python} -u -m pipeline.entry {shlex.quote(str(self.folder))}"
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return [
@@ -199,7 +202,7 @@ class _EntryExecutor(submitit.SlurmExecutor):
 
 def parameters(config: LaunchConfig, name: str) -> dict[str, Any]:
     """What is asked of sbatch, in submitit's words."""
-    exports = import_environment()
+    exports, cpus = import_environment(), config.cpus or config.threads
     if config.threads:
         exports["OMP_NUM_THREADS"] = str(config.threads)
     further = {"requeue": True, **{key.replace("_", "-"): v for key, v in config.slurm.items()}}
@@ -210,7 +213,7 @@ def parameters(config: LaunchConfig, name: str) -> dict[str, Any]:
         "nodes": config.nodes,
         "ntasks_per_node": config.tasks_per_node,
         "gpus_per_node": config.gpus_per_node,
-        "cpus_per_task": config.cpus or config.threads,
+        "cpus_per_task": cpus,
         "mem": f"{config.ram_gb}G" if config.ram_gb else None,
         "time": config.timeout_minutes,
         "partition": config.partition,
@@ -223,7 +226,11 @@ def parameters(config: LaunchConfig, name: str) -> dict[str, Any]:
             *(f"export {key}={shlex.quote(value)}" for key, value in exports.items()),
             *config.setup,
         ],
-        "srun_args": ["--kill-on-bad-exit=0", *_pyxis(config)],
+        "srun_args": [
+            "--kill-on-bad-exit=0",  # a lost node has to be SLURM's finding: then it requeues
+            *([f"--cpus-per-task={cpus}"] if cpus else []),  # since 22.05 not taken from sbatch
+            *_pyxis(config),
+        ],
         "additional_parameters": further,
     }
     return {key: value for key, value in wanted.items() if value is not None}

@@ -9,6 +9,7 @@ say that the job wants to be started again.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -23,6 +24,8 @@ MARGIN_FACTOR = 1.5
 """The next step, save and validation may take so much longer than the longest of the last ones."""
 EXIT_SECONDS = 5.0
 """For what comes after the save: closing files, telling the scheduler."""
+WORKER_SECONDS = 30.0
+"""How long a worker process goes on after SIGTERM."""
 UNMEASURED_SAVE = 30.0
 """Seconds a save is thought to take before there was one."""
 
@@ -129,6 +132,23 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt  # asked a second time: do not wait for the step boundary
     requeue = signum == signal.SIGUSR2
     request_stop(f"received {signal.Signals(signum).name}", signum, requeue=requeue)
+
+
+def leave_signals_to_parent() -> None:
+    """In a worker process: go on when a signal reaches every process of the job, as the terminal's
+    and SLURM's do. The parent still needs us to come to its step boundary, and ends us then.
+
+    SIGTERM ends this process after a while, for a parent that asks this one alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(signum: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(WORKER_SECONDS, os._exit, (128 + signum,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

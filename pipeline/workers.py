@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +13,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.errors import StageError
+from pipeline.stop import leave_signals_to_parent
 
 R = TypeVar("R")
 WAITING = 4
@@ -54,13 +54,13 @@ def call_each(
     finally:
         if pending:  # else Python waits at its end until they have done what they hold
             for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
+                process.kill()
                 process.join()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _start() -> None:
-    """One thread each; Ctrl-C is left to the parent, and none outlives it."""
+    """One thread each; signals are left to the parent, and none outlives it."""
     import cv2
 
     parent = multiprocessing.parent_process()
@@ -71,5 +71,5 @@ def _start() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     cv2.setNumThreads(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from data.world.scene import Scene
 from data.world.spec import LAYOUT, WorldReport, WorldSpec
 from data.world.writers import write_coco, write_davis, write_sa1b, write_sav, write_val
 from pipeline.errors import DataError
+from pipeline.stop import leave_signals_to_parent
 
 __all__ = ["make_world", "open_world"]
 
@@ -193,8 +193,8 @@ def _pooled(
 
 
 def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end when it has ended, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the parent, and end when it has ended, however it ended."""
+    leave_signals_to_parent()
     limit_threads()
 
     def watch() -> None:

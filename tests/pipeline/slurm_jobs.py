@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stop import check_stop
+from pipeline.workers import call_each
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,31 @@ def two_lives(folder: str) -> str:
     return f"life {life}"
 
 
+def share_with_workers(folder: str) -> None:
+    """Go on with two worker processes until asked to stop; they have to outlive the question."""
+    for number, answer in call_each(nap, ((0.3,) for _ in range(1000)), workers=2):
+        answer()
+        Path(folder, "life-0").touch()
+        try:
+            check_stop()
+        except Exception:
+            Path(folder, "saved-0").write_text(str(number))
+            raise
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 def use_up_memory(_: None) -> None:
     """Die as the kernel kills what takes too much memory."""
     os.kill(os.getpid(), 9)
 
 
-def visible_gpus(_: None) -> str:
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+def granted(_: None) -> tuple[str, ...]:
+    """GPUs, CPUs of this task and main memory, as SLURM says."""
+    names = ("CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK", "SLURM_MEM_PER_NODE")
+    return tuple(os.environ.get(name, "") for name in names)
 
 
 def where_am_i(_: None) -> tuple[str, ...]:

@@ -24,11 +24,12 @@ from tests.cluster import Cluster
 from tests.pipeline import jobs
 from tests.pipeline.slurm_jobs import (
     Training,
+    granted,
     lives,
+    share_with_workers,
     train,
     two_lives,
     use_up_memory,
-    visible_gpus,
     where_am_i,
 )
 
@@ -90,12 +91,13 @@ def test_causes_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gpus_prologue_and_container(
+def test_what_is_asked_for_and_where_python_comes_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster
 ) -> None:
-    if "gpu" in cluster.ask("sinfo", "-h", "-o", "%G"):
-        two = replace(CONFIG, gpus_per_node=2)
-        assert launch(visible_gpus, None, tmp_path / "a", two, name="stage") == "0,1"
+    gpus = 2 if "gpu" in cluster.ask("sinfo", "-h", "-o", "%G") else None
+    asked = replace(CONFIG, gpus_per_node=gpus, cpus=3, ram_gb=1)
+    found = launch(granted, None, tmp_path / "a", asked, name="stage")
+    assert found == ("0,1" if gpus else "", "3", "1024")
     stand_in = tmp_path / "bin" / "apptainer"
     stand_in.parent.mkdir()
     stand_in.write_text(
@@ -121,7 +123,7 @@ def test_more_time_limits_than_submitit_allows_and_the_same_weights(tmp_path: Pa
     """In a minute there is time for a single step, and for the save that might take as long as
     usual: the job saves, is requeued, and goes on, five times."""
     folder = tmp_path / "a"
-    minute = replace(TWO, timeout_minutes=1)
+    minute = replace(TWO, timeout_minutes=1, signal_seconds=10)
     found = launch(train, Training(str(folder), 5, 3.5), folder, minute, name="stage")
     assert len(lives(folder)) == 5
     assert read_handle(folder).attempt == 1
@@ -140,7 +142,7 @@ def test_scancel_is_seen_within_half_a_minute(tmp_path: Path) -> None:
 
     listen = listener((tmp_path / "life-0").exists, cancel)
     with pytest.raises(StopRequested, match="SIGTERM"):
-        launch(two_lives, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
+        launch(share_with_workers, str(tmp_path), tmp_path, CONFIG, name="stage", on_poll=listen)
     assert time.monotonic() - seen[0] < 30
     assert (tmp_path / "saved-0").exists()
 
