@@ -155,6 +155,7 @@ def _record(run: Run, checked: DataCheck, outcome: Outcome, version: int | None)
             "against": [
                 {
                     "night": found.before.name,
+                    "why": found.why,
                     **asdict(found.change.difference),
                     "verdict": found.change.verdict,
                     "differing": found.differing,

@@ -53,6 +53,9 @@ class Against:
     """Tonight, held against one earlier night."""
 
     before: Night
+    why: str
+    """What makes it worth comparing with: the night before, the best one, or the one the
+    alias stands at."""
     change: Change
     """Of J&F; resampled are videos."""
     differing: tuple[str, ...]
@@ -72,14 +75,14 @@ class Outcome:
 
     night: Night
     against: tuple[Against, ...]
-    """The last comparable night, and the one whose model would be replaced, where that is
-    another; empty for the first."""
+    """The last comparable night; where they are others, also the one whose model would be
+    replaced, and the best one, lest many small losses add up. Empty for the first."""
     skipped: tuple[Night, ...]
     """Earlier nights that were measured on other videos, or in another way."""
 
     @property
     def worse(self) -> bool:
-        """Is tonight worse than the night before, or than what it would replace?"""
+        """Is tonight worse than any of those?"""
         return any(found.change.verdict == "worse" for found in self.against)
 
     @property
@@ -119,21 +122,30 @@ def outcome_of(run: Run, tolerance: float, holder: str | None) -> Outcome:
         )
     nights = list(_earlier(run.recipe.folder, training, evaluation))
     like = [night for night in nights if _measured_alike(night, tonight)]
-    chosen = like[-1:] + [night for night in like[:-1] if night.name == holder]
+    reasons: dict[str, list[str]] = {night.name: [] for night in like}
+    if like:
+        reasons[like[-1].name].append("the night before")
+        if holder in reasons:
+            reasons[holder].append("the alias stands there")
+        reasons[max(like, key=lambda night: night.jf.mean).name].append("the best night")
     return Outcome(
         night=tonight,
-        against=tuple(_against(night, tonight, tolerance) for night in chosen),
+        against=tuple(
+            _against(night, tonight, tolerance, ", ".join(reasons[night.name]))
+            for night in reversed(like)
+            if reasons[night.name]
+        ),
         skipped=tuple(night for night in nights if night not in like),
     )
 
 
-def _against(before: Night, tonight: Night, tolerance: float) -> Against:
+def _against(before: Night, tonight: Night, tolerance: float, why: str) -> Against:
     found = compare(before.scores, tonight.scores, tolerance=tolerance, metrics=(METRIC,))
     differing = [
         *_differing("data ", before.data, tonight.data),
         *_differing("", before.settings, tonight.settings),
     ]
-    return Against(before, found.changes[0], tuple(differing))
+    return Against(before, why, found.changes[0], tuple(differing))
 
 
 def _earlier(tonight: Path, training: str, evaluation: str) -> Iterator[Night]:

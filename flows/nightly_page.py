@@ -55,8 +55,8 @@ def night_page(outcome: Outcome, alias: str, version: int | None) -> str:
     night, jf = outcome.night, outcome.night.jf
     lines = [f"## {night.name}: J&F {jf.mean:.1f}", "", _decision(outcome, alias, version)]
     if outcome.against:
-        lines += ["", "| against | J&F then | change | 95 % interval | videos | verdict |"]
-        lines.append("|:--|--:|--:|--:|--:|:--|")
+        lines += ["", "| against | why | J&F then | change | 95 % interval | videos | verdict |"]
+        lines.append("|:--|:--|--:|--:|--:|--:|:--|")
         lines += [_row(found) for found in outcome.against]
         lines += _videos(outcome.against[0])
         lines += _differing(outcome.against[0])
@@ -82,7 +82,7 @@ def _row(found: Against) -> str:
     change, before = found.change.difference, found.before
     interval = f"{change.low:+.2f} to {change.high:+.2f}"
     return (
-        f"| {before.date} | {before.jf.mean:.1f} | {change.mean:+.2f} | {interval} "
+        f"| {before.date} | {found.why} | {before.jf.mean:.1f} | {change.mean:+.2f} | {interval} "
         f"| {change.items} | **{found.change.verdict}** |"
     )
 

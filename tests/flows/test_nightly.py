@@ -121,6 +121,17 @@ def test_a_bad_night_does_not_lower_the_bar_for_the_next(nights):
     assert outcome.worse
 
 
+def test_many_small_losses_are_held_against_the_best_night(nights):
+    for day in range(10, 20):
+        nights.add(f"2026-11-{day}", -0.3 * (day - 10))
+    outcome = outcome_of(nights.add("2026-11-20", -3.0), 0.4, "mose-nightly-2026-11-19")
+    assert [found.why for found in outcome.against] == [
+        "the night before, the alias stands there",
+        "the best night",
+    ]
+    assert [found.change.verdict for found in outcome.against] == ["same", "worse"]
+
+
 def test_nights_that_failed_were_missed_or_come_later_do_no_harm(nights):
     nights.add("2026-11-17")
     nights.run("2026-11-18").folder("finetune").mkdir(parents=True)
@@ -129,7 +140,7 @@ def test_nights_that_failed_were_missed_or_come_later_do_no_harm(nights):
     nights.add("2026-11-21", -9)
     (nights.folder / "mose-nightly-again-2026-11-19").mkdir()
     (found,) = outcome_of(nights.add("2026-11-20"), 0.3, None).against
-    assert found.before.date == "2026-11-17"
+    assert (found.before.date, found.why) == ("2026-11-17", "the night before, the best night")
 
 
 def test_nights_on_other_videos_are_not_compared(nights):
