@@ -62,9 +62,9 @@ def slurm(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def straight(tmp_path: Path, steps: int) -> dict:
-    """The weights of the same training, never interrupted, as two processes of this machine."""
-    config = LaunchConfig(threads=1, tasks_per_node=2)
+def straight(tmp_path: Path, steps: int, ranks: int) -> dict:
+    """The weights of the same training, never interrupted, as processes of this machine."""
+    config = LaunchConfig(threads=1, tasks_per_node=ranks)
     folder = tmp_path / "straight"
     return launch(train, Training(str(folder), steps, 0.0), folder, config, name="straight")
 
@@ -123,11 +123,11 @@ def test_more_time_limits_than_submitit_allows_and_the_same_weights(tmp_path: Pa
     """In a minute there is time for a single step, and for the save that might take as long as
     usual: the job saves, is requeued, and goes on, five times."""
     folder = tmp_path / "a"
-    minute = replace(TWO, timeout_minutes=1, signal_seconds=10)
-    found = launch(train, Training(str(folder), 5, 3.5), folder, minute, name="stage")
+    minute = replace(CONFIG, timeout_minutes=1, signal_seconds=10)
+    found = launch(train, Training(str(folder), 5, 3.0), folder, minute, name="stage")
     assert len(lives(folder)) == 5
     assert read_handle(folder).attempt == 1
-    assert found == straight(tmp_path, 5)
+    assert found == straight(tmp_path, 5, 1)
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_a_lost_node_is_replaced(tmp_path: Path, cluster: Cluster) -> None:
     work = Training(str(folder), steps, 0.3)
     found = launch(train, work, folder, TWO, name="stage", on_poll=listen)
     assert len(lives(folder)) == 2
-    assert found == straight(tmp_path, steps)
+    assert found == straight(tmp_path, steps, 2)
 
 
 @pytest.mark.slow
