@@ -214,6 +214,30 @@ def test_an_array_names_what_failed_and_ends_as_one(tmp_path: Path, cluster: Clu
     assert not (tmp_path / "began-2").exists()
 
 
+LAUNCHER = """
+import sys
+from pipeline.array import launch_array
+from tests.pipeline import jobs, test_slurm
+work = [(number, sys.argv[1]) for number in range(3)]
+launch_array(jobs.slow_square, work, sys.argv[1], test_slurm.CONFIG, name="x")
+"""
+
+
+@pytest.mark.slow
+def test_an_array_is_joined_by_the_next_call(tmp_path: Path, cluster: Cluster) -> None:
+    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path)])
+    try:
+        cluster.wait(lambda: len(list(tmp_path.glob("began-*"))) == 3 and read_handle(tmp_path))
+    finally:
+        process.kill()
+        process.wait()
+    first = job_of(tmp_path)
+    (tmp_path / "finish").touch()
+    work = [(number, str(tmp_path)) for number in range(3)]
+    assert launch_array(jobs.slow_square, work, tmp_path, CONFIG, name="x") == [0, 1, 4]
+    assert job_of(tmp_path) == first
+
+
 @pytest.mark.slow
 def test_an_interrupt_saves_and_cancels(tmp_path: Path, cluster: Cluster) -> None:
     def interrupt() -> None:
