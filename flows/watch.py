@@ -119,7 +119,8 @@ class PrefectPage:
         if not reused:
             self._show_log(last=True)
         how = "was done already" if reused else f"done in {duration_text(result.seconds)}"
-        self.logger.info("%s %s; %s", spec.name, how, results.figures_text(result.metrics))
+        figures = results.figures_text(result.metrics)
+        self.logger.info("%s %s%s", spec.name, how, f"; {figures}" if figures else "")
         self.page.bar(artifact_key(spec.name, "progress"), 100.0, how)
         text = results.stage_page(run, spec, result, how) + self._pictures(spec, result)
         self.page.markdown(artifact_key(spec.name), text, f"{spec.name}: {how}")
