@@ -43,6 +43,6 @@ def find_hang(own: Beat, others: Mapping[int, Beat], size: int) -> Hang | None:
         age = time.time() - beat.time
         if age > SILENT_SECONDS:
             return Hang(rank, f"has given no sign of life for {age:.0f} s; it was at {beat.text}")
-        if 0 < beat.limit < beat.seconds + age:
+        if beat.overdue:
             return Hang(rank, f"hangs: {beat.text}")
     return None
