@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WORKS = ("image", "click", "video")
 PRESETS = ("micro", "tiny", "small", "base_plus", "large")
+LEAST_WIDTH = 100
+"""Columns the table needs; a narrower terminal breaks its lines."""
 EXAMPLES = """examples:
   sam2-pipeline speed --preset tiny --objects 1 3                          a published size
   sam2-pipeline speed --checkpoint runs/smoke/final.pt --work video        weights of your own
@@ -75,6 +77,7 @@ def speed(arguments: argparse.Namespace) -> int:
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     cases = _cases(arguments, device)
     console = Console(highlight=False)
+    console.width = max(console.width, LEAST_WIDTH)
     found: list[Speed] = []
     with Console(stderr=True).status("") as status:
         for case in cases:

@@ -7,11 +7,13 @@ that is finished, with the same weights and settings, is not predicted again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from data.sources import Dataset
 from pipeline.distributed import World
 from pipeline.errors import DataError
+from pipeline.stop import check_stop
 from stages.evaluation.jf import Protocol, VideoScore, VideoScores
 from stages.evaluation.predicted import has_truth, score_prediction
 from stages.evaluation.protocols import Found, Subject
@@ -43,11 +45,15 @@ def measure(wanted: VosMeasurement, subject: Subject) -> Found | None:
         overlay=False,
         late_objects=wanted.show_late,
         names=tuple(dataset.names),
-        shard=(world.rank + 1, world.size),
         device=str(world.device),
     )
-    summary = predict(spec, lambda event: None)
-    failures = [line for part in world.gather(summary.failures) for line in part]
+
+    def predict_shard(rank: int) -> tuple[str, ...]:
+        shard = replace(spec, shard=(rank + 1, world.size))
+        return predict(shard, lambda event: check_stop()).failures
+
+    shards = share_out(world.size, predict_shard, world, label="predicting", unit="shard")
+    failures = [line for part in shards for line in part]
     if failures:
         raise DataError("\n".join(failures))
     if world.is_first:

@@ -1,6 +1,7 @@
 """J&F of folders: the reference evaluator's numbers, and a clear word about everything that does
 not fit."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from PIL import Image
 from vos_benchmark.benchmark import benchmark
 
 from pipeline.errors import DataError
+from stages.evaluation.details import read_details
 from stages.evaluation.folders import score_folders
 from stages.evaluation.jf import Protocol
-from stages.evaluation.score_files import results_csv
+from stages.evaluation.score_files import clear_scores, results_csv, write_scores
 from tests.stages.evaluation.conftest import write_labels, write_masks
 
 SAV_GOOD = {
@@ -217,3 +219,68 @@ def test_nothing_visible_is_no_score(tmp_path):
         write_labels(tmp_path / side / "v", np.zeros((4, 6, 6)))
     with pytest.raises(DataError, match="no object is visible on a scored frame"):
         score_folders(tmp_path / "gt", tmp_path / "pred")
+
+
+def test_objects_only_predicted_are_named(pair, golden, tmp_path):
+    truth, prediction = pair
+    maps = np.zeros((4, 20, 30), np.uint8)
+    maps[:, 4:12, 5:20] = 1
+    maps[2, 15:, 20:] = 9
+    write_labels(prediction / "v", maps)
+    (video,) = score_folders(truth, prediction).videos
+    assert video.unscored == (9,) and video.objects[0].object_id == 1
+    truth, prediction = golden.write_sav(tmp_path / "sav", {"vid_plain": ["000", "001"]})
+    shutil.rmtree(truth / "vid_plain" / "001")
+    assert score_folders(truth, prediction).videos[0].unscored == ("001",)
+
+
+def test_a_prediction_of_hard_links_is_the_truth(pair):
+    truth, prediction = pair
+    for path in prediction.rglob("*.png"):
+        path.unlink()
+        path.hardlink_to(truth / path.relative_to(prediction))
+    with pytest.raises(DataError, match="a link"):
+        score_folders(truth, prediction)
+
+
+def test_a_whole_data_set_is_not_the_folder_of_its_masks(pair, tmp_path):
+    truth, prediction = pair
+    (tmp_path / "DAVIS" / "Annotations").mkdir(parents=True)
+    shutil.move(truth, tmp_path / "DAVIS" / "Annotations" / "480p")
+    with pytest.raises(DataError, match=r"whole data set, expected .*Annotations/480p"):
+        score_folders(tmp_path / "DAVIS", prediction)
+
+
+def test_a_split_scores_its_videos_alone(golden, tmp_path):
+    truth, prediction = golden.write_sav(tmp_path, SAV_GOOD)
+    shutil.rmtree(prediction / "vid_large")
+    scores = score_folders(truth, prediction, names=["vid_plain", "vid_edges"])
+    assert [video.name for video in scores.videos] == ["vid_edges", "vid_plain"]
+    with pytest.raises(DataError, match="no video vid_none, which the split names"):
+        score_folders(truth, prediction, names=["vid_none"])
+
+
+def test_sixteen_bits_are_not_a_colour_picture(pair):
+    truth, prediction = pair
+    Image.fromarray(np.zeros((20, 30), np.uint16)).save(prediction / "v" / "00001.png")
+    with pytest.raises(DataError, match=r"00001.png: 16 bits a pixel \(mode I;16\)"):
+        score_folders(truth, prediction)
+
+
+def test_files_say_how_their_numbers_were_made(golden, tmp_path):
+    scores = score_folders(*golden.write_sav(tmp_path, SAV_GOOD))
+    places = write_scores(scores, tmp_path / "out")
+    found = json.loads(places["scores"].read_text())
+    assert found["jf"] == scores.jf and found["j_recall"] == scores.mean("j_recall")
+    assert found["protocol"]["late_objects"] == "sav" and found["protocol"]["skip_first_and_last"]
+    assert found["split"] == scores.split and found["resolution"] == scores.sizes
+    assert found["tool"].startswith("sam2-pipeline ")
+    assert found["by_video"]["vid_large"]["objects"]["007"]["frames"] > 0
+    assert places["objects"].read_text() == golden.results["sav_good/strict/skip"]["csv"]
+    lines = places["videos"].read_text().splitlines()
+    assert lines[0].startswith("sequence") and len(lines) == 2 + len(SAV_GOOD)
+    large = next(video for video in scores.videos if video.name == "vid_large")
+    assert f"vid_large   ,  2, {large.jf:>4.1f}, {large.j:>4.1f}, {large.f:>4.1f}" in lines
+    assert read_details(places["details"]).videos.sizes == scores.sizes
+    clear_scores(tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())

@@ -13,8 +13,9 @@ from pycocotools import mask as coco_mask
 from vos_benchmark.evaluator import Evaluator
 
 from pipeline.errors import DataError
+from stages.evaluation import masks as masks_module
 from stages.evaluation.jf import Protocol, VideoScores, score_video
-from stages.evaluation.masks import score_masks
+from stages.evaluation.masks import crop_to_both, score_masks
 
 
 def reference(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
@@ -180,3 +181,58 @@ def test_equals_vos_benchmark_on_real_masklets(shared_dir: Path):
         assert (score.j, score.f) == pytest.approx(
             reference(truth[:, row], guess[:, row]), abs=1e-9
         )
+
+
+def test_recall_and_decay_by_hand():
+    """DAVIS's definitions on eight frames: J is 1, .75, .5, .25, 0, 0, 0, 0 of an object of 4 rows;
+    the quarters of eight frames are frames 1-3, 3-5, 5-6 and 6-8."""
+    truth = np.zeros((8, 1, 30, 30), bool)
+    truth[:, 0, 10:14, 5:25] = True
+    guess = truth.copy()
+    for t in range(8):
+        guess[t, 0, 10 : 10 + min(t, 4)] = False
+    (score,) = score_video(truth, guess, protocol=Protocol(skip_first_and_last=False)).objects
+    assert score.region.tolist() == [1, 0.75, 0.5, 0.25, 0, 0, 0, 0]
+    assert score.j_recall == 25.0
+    assert score.j_decay == pytest.approx(100 * (2.25 / 3 - 0))
+    assert 0 < score.f_recall < 100 and score.f_decay > 0
+
+
+def test_one_frame_neither_decays_nor_fails():
+    mask = np.ones((1, 1, 6, 6), bool)
+    mask[..., :3] = False
+    (score,) = score_video(mask, mask, protocol=Protocol(skip_first_and_last=False)).objects
+    assert (score.j_recall, score.j_decay, score.f_decay) == (100.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2, 5, 8, 18, 37])
+def test_rectangles_make_the_disk(reach):
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    union = np.zeros_like(x, bool)
+    for rectangle in masks_module._rectangles(reach):
+        height, width = (side // 2 for side in rectangle.shape)
+        union |= (abs(y) <= height) & (abs(x) <= width)
+    assert (union == (x * x + y * y <= reach * reach)).all()
+
+
+def test_a_cut_out_scores_as_the_whole_frame():
+    rng = np.random.default_rng(8)
+    labels, guess = np.zeros((2, 90, 120), np.uint8)
+    for each in (labels, guess):
+        for number in (1, 2):
+            y, x = rng.integers(0, 60, 2)
+            each[y : y + 40, x : x + 60] = number
+    cut, cut_guess = crop_to_both(labels, guess)
+    assert cut.size < labels.size
+    for number in (1, 2):
+        assert score_masks(cut == number, cut_guess == number, labels.shape) == score_masks(
+            labels == number, guess == number
+        )
+
+
+def test_scores_say_at_what_size_they_were_taken():
+    small, large = np.ones((3, 1, 4, 6), bool), np.ones((3, 1, 8, 12), bool)
+    videos = tuple(score_video(each, each, name=str(each.shape)) for each in (large, small))
+    assert VideoScores(videos).sizes == "6x4 to 12x8"
+    assert VideoScores(videos[:1]).sizes == "12x8"
+    assert VideoScores(()).sizes == ""
