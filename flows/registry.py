@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.run import Run
-from pipeline.errors import PipelineError
-from pipeline.mlflow_store import answers
+from pipeline.errors import PipelineError, StorageError
+from pipeline.mlflow_store import answers, find_run, first_line
 from pipeline.publishing import fetch_checkpoint
 from pipeline.registry import Version, move_alias, register, tag_version, version_at, version_of
+from pipeline.remote import shown
 from pipeline.replay import metric_name
 from stages.contract import StageKind, StageResult, StageSpec, read_result, read_spec
 from stages.evaluation.compare import Change, compare
@@ -100,16 +101,29 @@ def read_measured(folder: Path) -> Measured | None:
 def _promote(uri: str, measured: Measured, tolerance: float) -> list[str]:
     reference = measured.trained.checkpoint
     assert reference is not None
+    run_id = reference.run_id or _run_of(uri, measured)
     number = register(
-        uri, measured.model, reference.uri, sha256=reference.sha256, run_id=reference.run_id,
+        uri, measured.model, reference.uri, sha256=reference.sha256, run_id=run_id,
         tags=_tags(measured), description=_description(measured),
     )  # fmt: skip
-    version = version_of(uri, measured.model, reference.sha256, reference.run_id)
+    version = version_of(uri, measured.model, reference.sha256, run_id)
     assert version is not None and version.version == number
     lines = [f"{measured.spec.name}: registered as {version.name}"]
     for alias in (ALIASES[measured.kind], CHAMPION):
         lines += _judge(uri, version, measured, alias, tolerance)
     return lines if len(lines) > 1 else []
+
+
+def _run_of(uri: str, measured: Measured) -> str:
+    """The run of a stage that ended before MLflow answered; its journal has been sent since, or not."""
+    experiment = str(measured.spec.tracking.get("experiment", "sam2"))
+    folder = measured.folder.with_name(measured.trained.stage)
+    try:
+        return find_run(uri, experiment, measured.trained.key, folder) or ""
+    except Exception as error:  # HTTP, SQLAlchemy and MLflow errors share no base
+        raise StorageError(
+            f"MLflow at {shown(uri)} does not answer ({first_line(error)})"
+        ) from None
 
 
 def _tags(measured: Measured) -> dict[str, str]:

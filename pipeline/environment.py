@@ -15,6 +15,7 @@ QUIET = {
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "GIT_PYTHON_REFRESH": "quiet",  # MLflow looks for git and complains without it
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the spool retries; a job must not wait minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "TF_CPP_MIN_LOG_LEVEL": "3",

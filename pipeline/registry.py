@@ -16,7 +16,6 @@ from pipeline.mlflow_store import client, first_line
 from pipeline.redaction import redact
 from pipeline.remote import is_remote, shown
 
-READY_SECONDS = 20.0
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """How stores answer a question about a model, version or alias they do not have."""
 
@@ -67,11 +66,11 @@ def register(
             return there.version
         made = client(uri).create_model_version(
             model,
-            _place(source),
+            _place(source, run_id),
             run_id=run_id or None,
             tags=words,
             description=description or None,
-            await_creation_for=int(READY_SECONDS),
+            await_creation_for=None,
         )
         return int(made.version)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow errors share no base
@@ -144,11 +143,13 @@ def _make_model(uri: str, model: str) -> None:
             raise
 
 
-def _place(source: str) -> str:
-    """The reference as MLflow wants a source to be written."""
+def _place(source: str, run_id: str) -> str:
+    """The reference as MLflow wants a source to be written. A server takes no path of a client's disk; a checkpoint
+    that still lies there is sent to this place of its run with the journal."""
     if source.startswith("runs:/") or is_remote(source):
         return source
-    return Path(source).absolute().as_uri()
+    path = Path(source).absolute()
+    return f"runs:/{run_id}/checkpoints/{path.name}" if run_id else path.as_uri()
 
 
 def _asked(uri: str, model: str, ask: Any) -> Version | None:
