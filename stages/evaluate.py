@@ -7,6 +7,7 @@ an input checkpoint the untrained network is measured, which is the other baseli
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from stages.evaluation.video import (
 from stages.settings import Evaluation
 from stages.training import build_model, open_stage_run
 
+WORST = 2
+"""How many of the worst videos are drawn in the report."""
 MORE = "more.json"
 """What the further protocols found, with what it means."""
 
@@ -71,7 +74,8 @@ def _run(spec: StageSpec, wanted: Evaluation, world: World) -> StageResult | Non
     files = {"summary": str(folder / "summary.json"), "scores": str(folder / DETAILS)}
     if videos is not None:
         with torch.inference_mode():
-            files["masks"] = str(_keep_masks(model, dataset, wanted, folder / "masks"))
+            chosen = drawn(dataset.names, videos, wanted.overlay_videos)
+            files["masks"] = str(_keep_masks(model, dataset, chosen, folder / "masks"))
     summary = summarise(images, videos)
     write_summary(folder / "summary.json", summary)
     write_summary(folder / "baseline.json", summarise(None, baseline))
@@ -172,10 +176,19 @@ def _measure_more(
     return found
 
 
-def _keep_masks(model: SAM2, dataset: Dataset, wanted: Evaluation, folder: Path) -> Path:
-    """Write the masks of the first few videos as packed bits, one file a video, for the report to draw."""
+def drawn(names: Sequence[str], scores: VideoScores, count: int) -> list[int]:
+    """The videos to draw in the report: the first `count`, the same for every stage, and the worst and the best of
+    this one."""
+    jf = {video.name: video.jf for video in scores.videos if video.objects}
+    ranked = sorted(jf, key=jf.__getitem__)
+    ends = {*ranked[:WORST], *ranked[-1:]} if count else set()
+    return [index for index, name in enumerate(names) if index < count or name in ends]
+
+
+def _keep_masks(model: SAM2, dataset: Dataset, indices: Sequence[int], folder: Path) -> Path:
+    """Write the masks of some videos as packed bits, one file a video, for the report to draw."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(min(wanted.overlay_videos, len(dataset))):
+    for index in indices:
         masks = video_masks(sam2_tracker(model), dataset, index)
         with atomic_file(folder / f"{dataset.names[index]}.npz") as file:
             np.savez(file, bits=np.packbits(masks), shape=np.array(masks.shape))

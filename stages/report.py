@@ -135,7 +135,7 @@ def _curves(path: Path) -> tuple[Curve, ...]:
 
 
 def _shown(spec: StageSpec, run_folder: Path, evaluations: Sequence[str]) -> list[Shown]:
-    """The clips whose masks every evaluation kept, with the answers of each stage."""
+    """The clips whose masks were kept, with the answers of each stage that kept them."""
     if spec.settings["videos"] is None:
         return []
     dataset = open_dataset(parse(DatasetSpec, spec.settings["videos"], where="videos"))
@@ -155,7 +155,9 @@ def _film(shown: Sequence[Shown], path: Path) -> Path | None:
     """A film of the clips with the most objects, which are the ones worth watching."""
     if not shown:
         return None
-    crowded = sorted(shown, key=lambda clip: -clip.truth.shape[1])
+    most = max(len(clip.answers) for clip in shown)
+    whole = [clip for clip in shown if len(clip.answers) == most]  # every stage has its column
+    crowded = sorted(whole, key=lambda clip: -clip.truth.shape[1])
     return write_video(film([_shortened(clip) for clip in crowded[:FILM_CLIPS]]), path, fps=6)
 
 

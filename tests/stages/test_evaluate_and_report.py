@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.errors import StageError
 from stages.contract import StageResult, StageSpec, write_spec
+from stages.evaluate import drawn
+from stages.evaluation.jf import ObjectScore, VideoScore, VideoScores
 from stages.evaluation.summary import read_summary
 from stages.job import run_stage
 from tests.stages.conftest import Workshop
@@ -50,6 +52,20 @@ def test_the_masks_kept_for_the_report_fit_the_videos(evaluated):
         frames, _, height, width = stored["shape"]
         assert (frames, height, width) == (4, 64, 96)
         assert len(stored["bits"]) == -(-int(np.prod(stored["shape"])) // 8)
+
+
+def test_the_first_the_worst_and_the_best_videos_are_drawn():
+    seen = np.ones(3, bool)
+    levels = {"a": 0.5, "b": 0.9, "c": 0.2, "d": 0.1, "e": 0.6, "f": 0.3}
+    videos = [
+        VideoScore(name, (ObjectScore(1, (0, 1, 2), np.full(3, j), np.full(3, j), seen, seen),))
+        for name, j in levels.items()
+    ]
+    scores = VideoScores((*videos, VideoScore("empty", ())))
+    names = [*levels, "empty"]
+    assert drawn(names, scores, 1) == [0, 1, 2, 3]
+    assert drawn(names, scores, 3) == [0, 1, 2, 3]
+    assert drawn(names, scores, 0) == []
 
 
 def test_mlflow_knows_figures_and_protocols(workshop: Workshop, evaluated):

@@ -13,7 +13,7 @@ STAGES = {
     "image_pretrain": "#2f7fd1",
     "video_train": "#d9641e",
     "joint_train": "#12977a",
-    "finetune": "#b25bc4",
+    "finetune": "#8742ef",
 }
 OTHERS = ("#8a7a1c", "#c4508e", "#5f79d8")
 """Stages of other names take these in turn."""

@@ -91,16 +91,18 @@ def test_story_without_pictures_or_without_anything():
 
 
 class Page(HTMLParser):
-    """Collects what a browser would fetch, and the visible text."""
+    """Collects what a browser would fetch, the elements, and the visible text."""
 
     def __init__(self) -> None:
         super().__init__()
         self.references: list[str] = []
         self.tags: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.elements.append((tag, dict(attrs)))
         self.references += [
             value or "" for name, value in attrs if name in ("src", "href", "poster", "srcset")
         ]
@@ -140,6 +142,34 @@ def test_report_stands_alone_and_says_what_it_should(data, tmp_path):
     assert "prefers-color-scheme" in html
     ids = re.findall(r'<(?:path|clipPath|g|symbol)[^>]* id="([mp][0-9a-f]{10})"', html)
     assert len(ids) == len(set(ids))
+
+
+def test_the_page_reads_without_eyes_mouse_or_script(data, tmp_path):
+    page = Page()
+    page.feed(write_report(data, tmp_path / "r.html").read_text(encoding="utf-8"))
+    for tag, attributes in page.elements:
+        if tag == "img":
+            assert len(attributes.get("alt") or "") > 10
+        if tag in ("svg", "video"):
+            assert len(attributes.get("aria-label") or "") > 10
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row", "colgroup")
+        if attributes.get("class") == "scroll":
+            assert attributes["tabindex"] == "0" and attributes["aria-label"]
+    assert page.tags.count("caption") == page.tags.count("table") > 0
+    assert page.tags.count("summary") == page.tags.count("details") > 0
+    assert page.tags.count("h1") == 1
+
+
+def test_published_figures_are_marked_as_not_ours(data, tmp_path):
+    kinds = (replace(row, kind=row.name) for row in data.stages)
+    html = write_report(replace(data, stages=tuple(kinds)), tmp_path / "r.html").read_text()
+    marked = re.findall(r'<td class="theirs">([\d.]+)</td>', html)
+    assert marked == ["91.1", "89.3", "78.2", "91.5", "82.5"]
+    assert "published, not measured here" in html
+    words = re.sub(r"<svg.*?</svg>|data:[^\"]*", "", html, flags=re.DOTALL)
+    assert [words.count(number) for number in marked] == [1] * 5
+    assert 'class="theirs"' not in write_report(data, tmp_path / "other.html").read_text()
 
 
 def test_report_with_little_to_show(tmp_path):
