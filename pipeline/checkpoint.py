@@ -89,8 +89,7 @@ class TrainState:
 def save(state: TrainState, folder: str | Path, keep: int = 2) -> Path:
     """Write a checkpoint of `state`, one that is not shared out, and wait for it; keeps the newest
     `keep`. Raises as `write`."""
-    write(pack(state), folder, Keep(last=keep))
-    return Path(folder) / file_name(state.step)
+    return Path(folder) / write(pack(state), folder, Keep(last=keep)).name
 
 
 def write(
@@ -107,10 +106,11 @@ def write(
     untouched.
     """
     folder, step = Path(folder), int(values["step"])
+    temporary = folder / f".{file_name(step)}.{os.getpid()}.part"
     target = folder / file_name(step)
-    temporary = folder / f".{target.name}.{os.getpid()}.part"
     try:
         checkpoint_list.begin(folder)
+        target = folder / checkpoint_list.free_name(folder, step, target.suffix)
         record = write_plain(values, temporary)
         os.replace(temporary, target)
         sync_folder(folder)
@@ -126,13 +126,13 @@ def write(
 
 
 def file_name(step: int) -> str:
-    """Of the checkpoint of `step`."""
+    """What the checkpoint of `step` is called, unless there was one before a restart already."""
     return f"step-{step:08d}.pt"
 
 
 def step_of(path: Path) -> int:
     """The step of the checkpoint at `path`."""
-    return int(path.stem.removeprefix("step-"))
+    return int(path.stem.split("-")[1])
 
 
 def latest_valid(folder: str | Path, before: int | None = None) -> Path | None:

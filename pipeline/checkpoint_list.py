@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from pipeline.storage import sha256, write_json
 
 FORMAT = 2
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
+BEGUN = (".step-*.part", ".manifest*.part", ".fetched-*.part")
+"""What a process that was killed may leave."""
 logger = logging.getLogger(__name__)
 
 
@@ -152,6 +155,13 @@ def begin(folder: Path) -> None:
         _write(folder, [])
 
 
+def free_name(folder: Path, step: int, suffix: str = "") -> str:
+    """What a checkpoint of `step` can be called without touching another one, such as that of the
+    same step from before a restart."""
+    names = (f"step-{step:08d}{f'-{number}' if number else ''}{suffix}" for number in count())
+    return next(name for name in names if not (folder / name).exists())
+
+
 def add(folder: Path, entry: Entry, keep: Keep) -> None:
     """List a checkpoint that is in place; then delete what is no longer kept, and what was begun
     and never listed.
@@ -162,7 +172,7 @@ def add(folder: Path, entry: Entry, keep: Keep) -> None:
     entries = keep.chosen([*earlier, entry])
     _write(folder, entries)
     names = {item.name for item in entries}
-    for path in [*_saved(folder), *folder.glob(".*.part")]:
+    for path in [*_saved(folder), *(path for glob in BEGUN for path in folder.glob(glob))]:
         if path.name not in names:
             _delete(path)
 

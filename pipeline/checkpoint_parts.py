@@ -103,8 +103,7 @@ def write_parts(
         if rank != 0:
             return None
         sync_folder(temporary)
-        if target.exists():  # of a past that was given up, or broken
-            shutil.rmtree(target)
+        target = folder / checkpoint_list.free_name(folder, step)
         os.replace(temporary, target)
         sync_folder(folder)
         files = {f"{target.name}/{name}": record for name, record in writer.records.items()}

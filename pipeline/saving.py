@@ -80,7 +80,9 @@ class Saver:
     def is_best(self, state: TrainState) -> bool:
         """Whether validation just found these weights the best so far, and the best are kept."""
         step, score = state.scored
-        return self.config.keep_best and step == state.step and score > (self.best or -float("inf"))
+        if not self.config.keep_best or step != state.step:
+            return False
+        return self.best is None or score > self.best
 
     def save(self, state: TrainState, *, wait: bool = False, late: bool = False) -> None:
         """Copy `state` and write it in the background, once the one before is written; every rank

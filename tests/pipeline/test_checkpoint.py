@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint, plain_files
+from pipeline import checkpoint, checkpoint_list, plain_files
 from pipeline.checkpoint_list import COPY, MANIFEST, listed, parse
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.storage import write_json
@@ -129,8 +129,36 @@ def test_a_broken_one_does_not_push_out_the_good(tmp_path: Path) -> None:
     _, state = toy.fresh()
     assert checkpoint.resume(state, tmp_path) and state.step == 2
     state.step = 3
-    checkpoint.save(state, tmp_path, keep=1)
-    assert checkpoint.latest_valid(tmp_path) == tmp_path / checkpoint.file_name(3)
+    again = checkpoint.save(state, tmp_path, keep=1)
+    assert checkpoint.latest_valid(tmp_path) == again
+
+
+def test_a_step_that_is_saved_again_does_not_touch_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a stop, when a validation that was put off is made up for; killed before it is
+    listed, the first one still counts."""
+    first = saved(tmp_path, keep=1)[-1]
+    _, state = toy.fresh()
+    assert checkpoint.resume(state, tmp_path)
+    state.notes["validation"] = 1.0
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_list, "add", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(StorageError, match="killed"):
+            checkpoint.save(state, tmp_path, keep=1)
+    assert checkpoint.latest_valid(tmp_path) == first
+    second = checkpoint.save(state, tmp_path, keep=1)
+    assert checkpoint.latest_valid(tmp_path) == second and checkpoint.step_of(second) == 3
+    assert checkpoint.read(second)["notes"] == {"validation": 1.0}
+    assert [path.name for path in tmp_path.glob("step-*")] == [second.name]
+
+
+def test_only_what_belongs_to_checkpoints_is_tidied_up(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for name in (".step-00000009.pt.1.part", ".manifest.json.x.part", ".skipped.jsonl.x.part"):
+        (tmp_path / name).touch()
+    saved(tmp_path)
+    assert [path.name for path in tmp_path.glob(".*")] == [".skipped.jsonl.x.part"]
 
 
 def test_when_all_are_broken_nothing_starts_over_in_silence(tmp_path: Path) -> None:
