@@ -113,7 +113,7 @@ def _share_out(
         run_part,
         parts,
         folder,
-        replace(config, gpus_per_node=None),
+        _resources(config, spec),
         name=f"{folder.parent.name}-{spec.name}",
         key=spec.key,
         on_poll=look,
@@ -125,5 +125,10 @@ def _resources(config: LaunchConfig, spec: StageSpec) -> LaunchConfig:
     """What the job may use: all ranks of the recipe for training, one task for anything else."""
     if spec.kind in TRAINING_KINDS:
         return config
-    needs_gpu = spec.kind == "evaluate" and bool(config.gpus_per_node)
-    return replace(config, nodes=1, tasks_per_node=1, gpus_per_node=1 if needs_gpu else None)
+    share = config.ram_gb and max(1, config.ram_gb // config.tasks_per_node)
+    one = replace(config, nodes=1, tasks_per_node=1, gpus_per_node=None, ram_gb=share)
+    if spec.kind == "evaluate" and config.gpus_per_node:
+        return replace(one, gpus_per_node=1)
+    if config.cpu_partition is None:
+        return one
+    return replace(one, partition=config.cpu_partition, constraint=None)

@@ -175,12 +175,15 @@ class LaunchConfig:
     cpus: int | None = None
     """CPUs asked of SLURM for a rank and its data workers; None asks for `threads`."""
     ram_gb: int | None = None
-    """Main memory asked of SLURM for each node; None leaves it to the partition."""
+    """Main memory asked of SLURM for each node; None leaves it to the partition. A job of one task
+    asks for its share."""
     timeout_minutes: int = 1440
     """Time limit of a SLURM job; it saves and requeues itself shortly before."""
     signal_seconds: int = 120
     """How long before the time limit SLURM tells the job to save; SLURM may be a minute early."""
     partition: str | None = None
+    cpu_partition: str | None = None
+    """Partition of the stages that need no GPU, without the `constraint`; None: the same."""
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None

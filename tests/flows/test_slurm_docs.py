@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from flows.jobs import TRAINER
+from flows.stage import _resources
 from pipeline import slurm
 from pipeline.config import parse
 from pipeline.settings import LaunchConfig
 from stages import recipe as recipes
+from stages.contract import StageSpec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "slurm.md"
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -46,6 +48,19 @@ def test_the_recipe_loads_and_asks_for_what_it_says(tmp_path: Path, monkeypatch)
         assert f"#SBATCH --{line}\n" in text
     assert "srun" in text and " --cpus-per-task=14 " in text
     assert "export OMP_NUM_THREADS=4" in text
+
+
+def test_what_needs_no_gpu_asks_for_none() -> None:
+    config = parse(LaunchConfig, yaml.safe_load(BLOCKS[0])["launch"], where="launch")
+
+    def asked(kind: str) -> tuple:
+        found = _resources(config, StageSpec("x", kind, {}, "x"))
+        nodes, tasks = found.nodes, found.tasks_per_node
+        return nodes, tasks, found.gpus_per_node, found.ram_gb, found.partition, found.constraint
+
+    assert asked("video_train") == (4, 8, 8, 900, "gpu", "h100")
+    assert asked("evaluate") == (1, 1, 1, 112, "gpu", "h100")
+    assert asked("extract_frames") == asked("report") == (1, 1, None, 112, "cpu", None)
 
 
 def test_conda_apptainer_and_pyxis() -> None:
