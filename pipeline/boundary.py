@@ -29,8 +29,8 @@ class StepLog:
     """Steps done."""
     total: int
     metrics: Mapping[str, float]
-    """`loss`, its parts as `loss/NAME`, `grad_norm`, `lr`, `steps_per_second`, `skipped` (since the
-    start), with fp16 `loss_scale`."""
+    """`loss`, its parts as `loss/NAME`, `grad_norm`, `lr`, `steps_per_second`, `data_wait` (share of
+    the time), `memory_bytes`, `skipped` (since the start), with fp16 `loss_scale`."""
 
 
 @dataclass(frozen=True)

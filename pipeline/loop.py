@@ -7,6 +7,7 @@ on the device, so the host waits for the device only every `log_every` steps.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -88,7 +89,9 @@ def fit(
         boundary.begin(state)
         while state.step < total and not state.ended:
             pulse.phase("data", state.step)
+            asked = time.monotonic()
             batch = _take(supply, config.accumulate, state.step)
+            boundary.window.waited += time.monotonic() - asked
             rate = state.rates.set(state.optimizer, state.step)
             taken = _take_step(task, batch, state, parameters, clip, seed, world)
             state.step += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -46,6 +47,8 @@ class Window:
 
     steps: list[Taken] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds spent on waiting for batches."""
 
     def read(self, world: World) -> tuple[dict[str, float], list[Outcome]]:
         """Wait for the device: the metrics, averaged over the steps that were taken and over the
@@ -63,9 +66,19 @@ class Window:
         if not all(bad):
             good = [norm for norm, is_bad in zip(norms, bad, strict=True) if not is_bad]
             metrics["grad_norm"] = sum(good) / len(good)
-        metrics["steps_per_second"] = len(bad) / max(time.monotonic() - self.began, 1e-9)
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        metrics["steps_per_second"] = len(bad) / seconds
+        metrics["data_wait"] = self.waited / seconds
+        metrics["memory_bytes"] = float(peak_memory(world.device))
         outcomes = [
             Outcome(step.step, is_bad, is_broken, step.names, loss)
             for step, is_bad, is_broken, loss in zip(self.steps, bad, broken, losses, strict=True)
         ]
         return metrics, outcomes
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on a GPU so far; on a CPU, what the process holds now."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)

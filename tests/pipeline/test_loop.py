@@ -83,7 +83,8 @@ def test_a_bad_step_changes_nothing_and_is_counted(tmp_path: Path) -> None:
     assert [log.step for log in logs] == [5, 10, TOTAL]
     assert logs[-1].metrics["skipped"] == 1
     assert set(logs[0].metrics) == {
-        "loss", "loss/square", "grad_norm", "lr", "skipped", "steps_per_second"
+        "loss", "loss/square", "grad_norm", "lr", "skipped", "steps_per_second", "data_wait",
+        "memory_bytes",
     }  # fmt: skip
 
 
