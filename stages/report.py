@@ -17,18 +17,20 @@ from data.sources import Dataset, open_dataset
 from data.spec import DatasetSpec
 from pipeline.config import parse
 from pipeline.errors import StageError
-from pipeline.storage import write_json
+from pipeline.storage import read_json, write_json
 from stages.contract import StageResult, StageSpec, read_result, read_spec
 from stages.evaluation.details import DETAILS, Details, read_details
 from stages.evaluation.media import write_video
 from stages.evaluation.overlays import Shown, film, strip
-from stages.evaluation.report.data import Case, Curve, ReportData, StageRow, stage_title
+from stages.evaluation.report.data import Case, Curve, Measured, ReportData, StageRow, stage_title
 from stages.evaluation.report.failures import worst_words
 from stages.evaluation.report.origins import sources
 from stages.evaluation.report.page import FIGURES, write_report
 from stages.evaluation.summary import Summary, read_summary
 from stages.training import open_stage_run
 
+MORE = "more.json"
+"""Of an evaluation: what its further protocols found."""
 FILM_CLIPS = 3
 """Clips one below the other in the film."""
 FILM_FRAMES = 96
@@ -102,6 +104,7 @@ def _row(run_folder: Path, name: str) -> StageRow:
         details=_details(run_folder / f"{name}.evaluate"),
         settings=spec.settings,
         trained_on=sources(spec),
+        more=_more(run_folder / f"{name}.evaluate" / MORE),
         data_digests=spec.upstream,
     )
 
@@ -113,6 +116,14 @@ def _summary(folder: Path, name: str = "summary.json") -> Summary:
 def _details(folder: Path) -> Details | None:
     """Every score of an evaluation; none of one made before they were kept."""
     return read_details(folder / DETAILS) if (folder / DETAILS).is_file() else None
+
+
+def _more(path: Path) -> dict[str, Measured]:
+    """What the further protocols of an evaluation found."""
+    return {
+        name: Measured(one["metrics"], one["protocol"], one["split"])
+        for name, one in (read_json(path) or {}).items()
+    }
 
 
 def _curves(path: Path) -> tuple[Curve, ...]:

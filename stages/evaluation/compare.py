@@ -6,7 +6,7 @@ Results of different splits or protocols are refused: their difference would mea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -124,7 +124,10 @@ def mean_interval(figure: Figure, *, confidence: float = 0.95, draws: int = 10_0
     values = list(figure.values.values())
     weights = [figure.weights[item] for item in figure.values]
     nothing = [0.0] * len(values)
-    return paired_bootstrap(nothing, values, weights=weights, confidence=confidence, draws=draws)
+    found = paired_bootstrap(nothing, values, weights=weights, confidence=confidence, draws=draws)
+    if len(values) == 1:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, figure.full))
 
 
 def comparison_json(comparisons: Sequence[Comparison], tolerance: float) -> dict[str, Any]:

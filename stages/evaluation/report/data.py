@@ -24,6 +24,15 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What one further protocol found."""
+
+    metrics: Mapping[str, float]
+    protocol: str
+    split: str
+
+
+@dataclass(frozen=True)
 class StageRow:
     """One trained stage: what it reached, what it cost, and where its weights are."""
 
@@ -45,6 +54,8 @@ class StageRow:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Its resolved configuration."""
     trained_on: tuple[Source, ...] = ()
+    more: Mapping[str, Measured] = field(default_factory=dict)
+    """What the further protocols of its evaluation found, by name."""
     data_digests: Mapping[str, str] = field(default_factory=dict)
     """Digests of what earlier stages handed in, such as the synthetic world."""
 

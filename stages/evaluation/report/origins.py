@@ -41,7 +41,7 @@ def config_diff(settings: Sequence[Mapping[str, Any]]) -> list[DiffRow]:
     flat = [_flattened(values) for values in settings]
     keys = dict.fromkeys(key for values in flat for key in values)
     rows = [DiffRow(key, tuple(values.get(key, "–") for values in flat)) for key in keys]
-    return [row for row in rows if len(set(row.values)) > 1]
+    return [row for row in rows if len({"–" if v == "none" else v for v in row.values}) > 1]
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -12,7 +12,7 @@ from pipeline.errors import DataError
 from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import Protocol, VideoScores, score_video
 from stages.evaluation.media import write_video
-from stages.evaluation.report.data import Case, Curve, ReportData, StageRow
+from stages.evaluation.report.data import Case, Curve, Measured, ReportData, StageRow
 from stages.evaluation.report.headline import time_text
 from stages.evaluation.report.page import write_report
 from stages.evaluation.report.story import story
@@ -170,6 +170,18 @@ def test_published_figures_are_marked_as_not_ours(data, tmp_path):
     words = re.sub(r"<svg.*?</svg>|data:[^\"]*", "", html, flags=re.DOTALL)
     assert [words.count(number) for number in marked] == [1] * 5
     assert 'class="theirs"' not in write_report(data, tmp_path / "other.html").read_text()
+
+
+def test_further_protocols_have_a_table_with_what_they_mean(data, tmp_path):
+    first, *others = data.stages
+    more = {"clicks": Measured({"noc_85": 3.25}, "clicks until IoU 0.85", "7" * 64)}
+    rows = (first, *(replace(row, more=more) for row in others))
+    page = Page()
+    page.feed(write_report(replace(data, stages=rows), tmp_path / "r.html").read_text())
+    text = " ".join(" ".join(page.text).split())
+    assert "Also measured clicks" in text
+    assert "noc 85 3.25 3.25" in text
+    assert text.count("clicks until IoU 0.85; split 777777777777") == 1
 
 
 def test_report_with_little_to_show(tmp_path):

@@ -89,7 +89,6 @@ def test_settings_that_differ_are_flattened_and_the_rest_left_out():
         "lr": ("0.0001", "2e-05"),
         "optim.groups.a.*.pattern": ("a.*", "–"),
         "optim.groups.a.*.lr": ("0.0003", "–"),
-        "optim.groups": ("–", "none"),
         "freeze": ("–", "yes"),
     }
     assert config_diff([one]) == []
