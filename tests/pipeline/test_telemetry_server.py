@@ -96,11 +96,10 @@ def test_a_frozen_server_is_left_alone(server: MlflowServer):
 def store_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """(address of the store, its experiment) with artifacts on disk, in S3, or behind the server."""
     s3 = request.getfixturevalue("s3") if "s3" in kind else None
-    if kind.startswith("sqlite"):
-        uri = request.getfixturevalue("store")
-    else:
-        uri = request.getfixturevalue("server").address
-    tracking.prepare_store(uri, kind, s3 or (tmp_path / "files" if "sqlite" in kind else None))
+    here = kind.startswith("sqlite")
+    uri = request.getfixturevalue("store" if here else "server")
+    uri = uri if here else uri.address
+    tracking.prepare_store(uri, kind, s3 or (tmp_path / "files" if here else None))
     return uri, kind
 
 
