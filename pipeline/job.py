@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ class Job:
         rank, local = environment.global_rank, environment.cluster == "local"
         leftovers = [failure_path(self.logs, rank), environment.paths.result_pickle]
         if rank == 0:
-            leftovers.append(Path(self.folder) / ENDED_FILE)
-        for leftover in leftovers:  # of the life before a requeue
+            leftovers += [Path(self.folder) / ENDED_FILE, *self._half_written(environment)]
+        for leftover in leftovers:  # of earlier lives
             Path(leftover).unlink(missing_ok=True)
         reset_stop()
         reset_pulse()
@@ -110,6 +111,16 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+    def _half_written(self, environment: Any) -> list[Path]:
+        """What lives before this attempt were killed in the middle of writing."""
+        submitted = environment.paths.submitted_pickle.stat().st_mtime
+        found = []
+        for path in Path(self.folder).glob(".*.part"):
+            with suppress(FileNotFoundError):  # the launcher's, which is complete by now
+                if path.stat().st_mtime < submitted:
+                    found.append(path)
+        return found
 
     def _requeue(self, environment: Any, stop: StopRequested) -> None:
         """Have the job started again, and end this process. Where the scheduler refuses, the note

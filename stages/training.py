@@ -326,7 +326,7 @@ def hand_over(
     calls it, the one that has a `run` writes and answers.
 
     chosen: a file of weights and their step, in place of those of the end. Low-rank changes are
-    merged.
+    merged. Raises CheckpointError for weights that are not finite.
     """
     file, step = Path(spec.folder) / "model.pt", state.step
     if chosen is not None and run is not None:

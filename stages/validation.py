@@ -24,6 +24,7 @@ from model.weights import save_checkpoint
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
 from pipeline.errors import StageError
+from pipeline.staging import all_finite
 from pipeline.storage import atomic_file, read_json, sha256, write_json
 from stages.evaluation.image import ImageScores, evaluate_images
 from stages.evaluation.jf import VideoScores
@@ -135,6 +136,9 @@ class Validator:
         """Validate; returns why training should end, or nothing."""
         with state.average.in_place() if state.average else nullcontext():
             model = whole(state)
+            if self.world.any(not all_finite(model.state_dict())):
+                logger.warning("step %d: not validated, the weights are not finite", state.step)
+                return ""  # the loop will go back to earlier ones
             found = self.measure(model)
             verdict = judge(self.config, state.notes, found)
             allowed = not (verdict.forgot and self.config.forgetting == "roll_back")

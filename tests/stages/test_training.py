@@ -145,6 +145,25 @@ def test_a_stopped_stage_continues_bit_for_bit(
     assert again.digest == straight.digest and again.run_id != straight.run_id
 
 
+def test_weights_that_are_not_finite_do_not_leave_the_stage(
+    workshop: Workshop, pretrained: StageResult, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever happened to them; and started again, the stage hands over what it had saved."""
+
+    def spoilt(model: torch.nn.Module) -> torch.nn.Module:
+        copy = deepcopy(model)
+        next(copy.parameters()).data.view(-1)[0] = float("nan")
+        return copy
+
+    spec = workshop.spec("image_pretrain", place="spoilt", experiment="others")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "merged", spoilt)
+        with pytest.raises(CheckpointError, match=r"1 of .* numbers that are NaN or infinite"):
+            workshop.run(spec)
+    assert read_result(spec.folder) is None and not Path(spec.folder, "model.pt").exists()
+    assert workshop.run(spec).digest == pretrained.digest
+
+
 def test_mlflow_tells_stopped_from_failed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     from pipeline.tracking import find_run
 
