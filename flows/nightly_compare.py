@@ -54,8 +54,7 @@ class Against:
 
     before: Night
     why: str
-    """What makes it worth comparing with: the night before, the best one, or the one the
-    alias stands at."""
+    """What makes it worth comparing with: `night before`, `holds the alias`, `best`."""
     change: Change
     """Of J&F; resampled are videos."""
     differing: tuple[str, ...]
@@ -79,6 +78,8 @@ class Outcome:
     replaced, and the best one, lest many small losses add up. Empty for the first."""
     skipped: tuple[Night, ...]
     """Earlier nights that were measured on other videos, or in another way."""
+    series: tuple[Night, ...] = ()
+    """All comparable nights, tonight last."""
 
     @property
     def worse(self) -> bool:
@@ -124,10 +125,10 @@ def outcome_of(run: Run, tolerance: float, holder: str | None) -> Outcome:
     like = [night for night in nights if _measured_alike(night, tonight)]
     reasons: dict[str, list[str]] = {night.name: [] for night in like}
     if like:
-        reasons[like[-1].name].append("the night before")
+        reasons[like[-1].name].append("night before")
         if holder in reasons:
-            reasons[holder].append("the alias stands there")
-        reasons[max(like, key=lambda night: night.jf.mean).name].append("the best night")
+            reasons[holder].append("holds the alias")
+        reasons[max(like, key=lambda night: night.jf.mean).name].append("best")
     return Outcome(
         night=tonight,
         against=tuple(
@@ -136,6 +137,7 @@ def outcome_of(run: Run, tolerance: float, holder: str | None) -> Outcome:
             if reasons[night.name]
         ),
         skipped=tuple(night for night in nights if night not in like),
+        series=(*like, tonight),
     )
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 from prefect import get_run_logger
 
-from flows.nightly_compare import Against, Outcome
+from flows.nightly_compare import Against, Night, Outcome
 from flows.nightly_data import DataCheck
-from flows.page import Page, artifact_key
+from flows.page import Page, artifact_key, image_url
 from flows.run import Run
 
 SHOWN = 10
 """Videos that are listed of those gained and of those lost; the table has all."""
+CHART_FILE = "nights.png"
+NIGHTS = 60
+"""Shown in the chart, at most."""
 VIDEOS_FILE = "videos.csv"
 """In the run folder: J&F of every video, then and now."""
 NOTICEABLE = 0.05
@@ -33,9 +40,10 @@ class NightPage:
 
     def outcome(self, outcome: Outcome, alias: str, version: int | None) -> None:
         """The comparison as a page, and every video as a table and a file."""
-        self.page.markdown(
-            f"{self.key}-comparison", night_page(outcome, alias, version), "Against earlier nights"
-        )
+        text, chart = night_page(outcome, alias, version), self.run.recipe.folder / CHART_FILE
+        if len(outcome.series) > 2:
+            text += f"\n\n![J&F by night]({image_url(draw_nights(outcome.series, chart))})"
+        self.page.markdown(f"{self.key}-comparison", text, "Against earlier nights")
         if not outcome.against:
             return
         before, videos = outcome.against[0].before.date, outcome.against[0].change.items()
@@ -50,13 +58,32 @@ class NightPage:
             writer.writerows(videos)
 
 
+def draw_nights(series: Sequence[Night], out: Path) -> Path:
+    """J&F over nights, tonight as a filled point."""
+    from matplotlib.figure import Figure
+
+    shown = series[-NIGHTS:]
+    figure = Figure(figsize=(9, 2.6), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    days: Any = [date.fromisoformat(night.date) for night in shown]
+    values = [night.jf.mean for night in shown]
+    axes.plot(days, values, color="#3b82f6", linewidth=1.2, marker="o", markerfacecolor="white")
+    axes.plot(days[-1:], values[-1:], color="#f08a24", marker="o")
+    axes.set_title("J&F by night", loc="left", fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.2)
+    figure.autofmt_xdate(rotation=0, ha="center")
+    figure.savefig(out)
+    return out
+
+
 def night_page(outcome: Outcome, alias: str, version: int | None) -> str:
     """The outcome in Markdown."""
     night, jf = outcome.night, outcome.night.jf
     lines = [f"## {night.name}: J&F {jf.mean:.1f}", "", _decision(outcome, alias, version)]
     if outcome.against:
-        lines += ["", "| against | why | J&F then | change | 95 % interval | videos | verdict |"]
-        lines.append("|:--|:--|--:|--:|--:|--:|:--|")
+        lines += ["", "| against | | verdict | change | 95 % interval | J&F then | videos |"]
+        lines.append("|:--|:--|:--|--:|--:|--:|--:|")
         lines += [_row(found) for found in outcome.against]
         lines += _videos(outcome.against[0])
         lines += _differing(outcome.against[0])
@@ -82,8 +109,8 @@ def _row(found: Against) -> str:
     change, before = found.change.difference, found.before
     interval = f"{change.low:+.2f} to {change.high:+.2f}"
     return (
-        f"| {before.date} | {found.why} | {before.jf.mean:.1f} | {change.mean:+.2f} | {interval} "
-        f"| {change.items} | **{found.change.verdict}** |"
+        f"| {before.date} | {found.why} | **{found.change.verdict}** | {change.mean:+.2f} "
+        f"| {interval} | {before.jf.mean:.1f} | {change.items} |"
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from flows.nightly_compare import last_measured, outcome_of
 from flows.nightly_data import check_data
-from flows.nightly_page import night_page
+from flows.nightly_page import draw_nights, night_page
+from flows.page import image_url
 from flows.run import Request, Run
 from pipeline.errors import ConfigError
 from stages.contract import (
@@ -95,6 +96,8 @@ def test_a_night_is_held_against_the_one_before(nights):
     assert found.before.date == "2026-11-19" and found.change.verdict == "same"
     assert found.change.difference.low < 0.1 < found.change.difference.high
     assert not outcome.worse and found.differing == (), "the seed is another one every night"
+    chart = draw_nights(outcome.series, nights.folder / "chart.png")
+    assert len(outcome.series) == 3 and image_url(chart)
     page = night_page(outcome, "mose", 2)
     assert "Not worse" in page and "| 2026-11-19 |" in page and "### Lost most" in page
 
@@ -126,8 +129,8 @@ def test_many_small_losses_are_held_against_the_best_night(nights):
         nights.add(f"2026-11-{day}", -0.3 * (day - 10))
     outcome = outcome_of(nights.add("2026-11-20", -3.0), 0.4, "mose-nightly-2026-11-19")
     assert [found.why for found in outcome.against] == [
-        "the night before, the alias stands there",
-        "the best night",
+        "night before, holds the alias",
+        "best",
     ]
     assert [found.change.verdict for found in outcome.against] == ["same", "worse"]
 
@@ -140,7 +143,7 @@ def test_nights_that_failed_were_missed_or_come_later_do_no_harm(nights):
     nights.add("2026-11-21", -9)
     (nights.folder / "mose-nightly-again-2026-11-19").mkdir()
     (found,) = outcome_of(nights.add("2026-11-20"), 0.3, None).against
-    assert (found.before.date, found.why) == ("2026-11-17", "the night before, the best night")
+    assert (found.before.date, found.why) == ("2026-11-17", "night before, best")
 
 
 def test_nights_on_other_videos_are_not_compared(nights):
