@@ -80,7 +80,8 @@ def test_ranks_meet_on_two_nodes_and_shards_share_an_array(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_causes_are_told(tmp_path: Path) -> None:
+def test_causes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "SLURM_SECONDS", 2.0)
     with pytest.raises(StageError, match="stage failed: RuntimeError: oops"):
         launch(jobs.stumble, "oops", tmp_path / "a", CONFIG, name="stage")
     with pytest.raises(StageError, match=r"SLURM says FAILED on n\d .*NonZeroExitCode"):
