@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.heartbeat import pulse
 from pipeline.storage import read_json, write_json
 
 PROGRESS_FILE = "progress.json"
@@ -70,6 +71,8 @@ class ProgressWriter:
     ) -> None:
         """Say that `step` units are done."""
         self.step = step
+        if self.unit != "step":  # the training loop says more of itself
+            pulse.phase(f"{self.unit}s", step)
         now = time.monotonic()
         if now - self.written < 1.0 and 0 < step < self.total:
             return

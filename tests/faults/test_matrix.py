@@ -19,7 +19,7 @@ from tests.faults.conftest import Run, same
 from tests.faults.table import CASES, QUICK, Case
 from tests.s3 import moto_server, pointed_at, upload
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(60, func_only=True)
 
 
 def check(case: Case, run: Run, undisturbed: Run) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from tests.faults.conftest import Run, same
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(60, func_only=True)
 AT = {"backward": 8, "optimiser": 8, "save": 10}
 
 

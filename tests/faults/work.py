@@ -205,3 +205,35 @@ def _run(given: dict[str, Any], folder: Path) -> Any:
     from pipeline.tracking import open_run
 
     return open_run(given["mlflow"], "faults", "toy", "key", folder)
+
+
+def evaluate(given: dict[str, Any]) -> list[int]:
+    """Follow a square through eight videos with an untrained network, shared over the ranks: the
+    pixels it is thought to have in each."""
+    import numpy as np
+
+    from model.config import preset
+    from model.sam2 import build_sam2
+    from stages.evaluation.sharing import share_out
+    from stages.evaluation.video import Task as Video
+    from stages.evaluation.video import sam2_tracker
+
+    torch.set_num_threads(1)
+    world = distributed.init("cpu", timeout_seconds=60)
+    torch.manual_seed(0)
+    track = sam2_tracker(build_sam2(preset("micro")).eval())
+    mask = np.zeros((32, 32), bool)
+    mask[8:16, 8:16] = True
+
+    def score(index: int) -> int:
+        draw = np.random.default_rng(index)
+        frames = (draw.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(12))
+        if world.is_first and index:
+            Path(given["folder"], "at-work").touch()
+        with torch.inference_mode():
+            return sum(int(m.sum()) for m in track(Video("film", (1,), 0, frames, {0: {0: mask}})))
+
+    try:
+        return share_out(8, score, world)
+    finally:
+        distributed.shutdown()

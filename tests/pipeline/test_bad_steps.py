@@ -77,7 +77,7 @@ def test_weights_that_are_not_finite_are_gone_back_from(tmp_path: Path) -> None:
     assert rows[-1]["went_back_to"] == 3
     assert state.skipped == 5, "3 to 7: what was good among them is lost, too"
     found = checkpoint.latest_valid(tmp_path)
-    assert found is not None and found.name == "step-00000012.pt"
+    assert found is not None and found.name.startswith("step-00000012")
 
 
 @pytest.mark.parametrize("at", [(4,), (6,), (7,), (4, 7, 9), (1, 2, 3, 4, 8, 10)])

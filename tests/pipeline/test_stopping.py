@@ -93,7 +93,8 @@ def test_it_stops_before_the_time_limit_and_wants_to_go_on(
     with pytest.raises(StopRequested, match=r"the time limit is \d s away.*step 6") as raised:
         train(tmp_path, Hooks(every=(limit,)), LoopConfig(save_every=3))
     assert raised.value.requeue
-    assert checkpoint.latest_valid(tmp_path) == tmp_path / "step-00000006.pt"
+    found = checkpoint.latest_valid(tmp_path)
+    assert found is not None and found.name.startswith("step-00000006")
 
 
 def test_the_margin_is_what_was_measured() -> None:
