@@ -21,6 +21,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from pipeline.progress import duration_text
+from pipeline.redaction import redact, redacted
 
 LOOK_SECONDS = 2.0
 """A server that did not answer is asked again after this time."""
@@ -98,6 +99,10 @@ class Page:
 
     def _put(self, key: str, kind: Kind, content: Any, description: str) -> None:
         artifact = self.artifacts.setdefault(key, _Artifact(kind, *_here()))
+        content, description = (
+            content if kind == "image" else redacted(content),
+            redact(description),
+        )
         if (artifact.content, artifact.description) == (content, description):
             return
         artifact.content, artifact.description, artifact.sent = content, description, False

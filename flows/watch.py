@@ -18,6 +18,7 @@ from flows.run import Run
 from flows.watch_job import JobView
 from flows.watch_log import JobLog
 from pipeline.progress import Progress, duration_text
+from pipeline.redaction import redact_logs
 from stages.contract import StageResult, StageSpec
 from stages.recipe import PlannedStage
 
@@ -58,6 +59,7 @@ class PrefectPage:
     """Log lines and artifacts on the page of the flow run."""
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        redact_logs()
         self.flow_logger, self.page = logger, Page(logger)
         self.run: Run | None = None
         self.job: JobView | None = None

@@ -12,6 +12,7 @@ from types import FrameType
 
 from pipeline.environment import quiet
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.redaction import redact, redact_logs
 from pipeline.stop import StopRequested
 
 MISUSE = 2
@@ -30,6 +31,7 @@ def run_cli(main: Callable[[], int | None]) -> int:
     SIGTERM. Anything else is a defect and keeps its traceback.
     """
     quiet()
+    redact_logs()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _terminate)
@@ -39,7 +41,7 @@ def run_cli(main: Callable[[], int | None]) -> int:
         return main() or 0
     except PipelineError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {redact(line)}", file=sys.stderr)
         return MISUSE
     except (KeyboardInterrupt, StopRequested):
         print("\nstopped; run the same command again to continue", file=sys.stderr)

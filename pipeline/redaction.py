@@ -96,9 +96,11 @@ class RedactingFilter(logging.Filter):
         return True
 
 
-def redact_logs(logger: logging.Logger | None = None) -> None:
-    """Put a filter before every handler of `logger`, by default the root's; again does nothing more."""
-    for handler in (logger or logging.getLogger()).handlers:
+def redact_logs() -> None:
+    """Put the filter before every handler there is now, of all loggers; again does nothing more."""
+    loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
+    handlers = [handler for found in loggers for handler in getattr(found, "handlers", ())]
+    for handler in filter(None, [*handlers, logging.lastResort]):
         if not any(isinstance(item, RedactingFilter) for item in handler.filters):
             handler.addFilter(RedactingFilter())
 

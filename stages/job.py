@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.redaction import redact_logs
 from stages.contract import StageKind, StageResult, StageSpec, read_result, read_spec, write_result
 
 MODULES: dict[StageKind, str] = {
@@ -48,6 +49,7 @@ def run_part(part: Part) -> None:
 
 def run_stage(spec_path: str) -> None:
     """Run the stage whose spec.json is at `spec_path`; a stage that is already done is left alone."""
+    redact_logs()
     spec = read_spec(spec_path)
     folder = Path(spec.folder)
     if read_result(folder, spec.key) is not None:

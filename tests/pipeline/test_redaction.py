@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from pipeline.redaction import RedactingFilter, redact, redacted
+from pipeline.redaction import RedactingFilter, redact, redact_logs, redacted
 
 LOOKS = {
     "postgresql://mlflow:hunter2secret@db/mlflow": "postgresql://***@db/mlflow",
@@ -71,3 +71,15 @@ def test_logs_and_their_tracebacks(caplog: pytest.LogCaptureFixture):
         logger.exception("asked %s", "http://u:mysecret@h")
     assert "mysecret" not in caplog.text
     assert "http://***@h" in caplog.text and "ValueError: s3://***@host" in caplog.text
+
+
+def test_every_handler_gets_the_filter_once(caplog: pytest.LogCaptureFixture):
+    logger = logging.getLogger("redaction.own")
+    handler = logging.StreamHandler()
+    logger.addHandler(handler)
+    try:
+        for _ in range(2):
+            redact_logs()
+        assert [type(item) for item in handler.filters] == [RedactingFilter]
+    finally:
+        logger.removeHandler(handler)
