@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from model.image_predictor import ImagePredictor
-from model.prompts import Clicks, ObjectChance, correction_click
+from model.prompts import Clicks, ObjectChance, box_corners, correction_click
 from pipeline.distributed import World
 from pipeline.errors import DataError
 from stages.evaluation.sharing import share_out
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from data.sources import Dataset
 
 PROTOCOL = "one click per round at the centre of the largest error, mask of highest predicted IoU"
+PROTOCOL_OF_BOX = f"a tight box, then {PROTOCOL}"
+Start = Literal["click", "box"]
 OBJECTS_AT_ONCE = 64
 """Objects of a picture that are decoded in one batch, where the picture is small."""
 LOGIT_BYTES = 512 * 2**20
@@ -35,12 +37,12 @@ LOGIT_BYTES = 512 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class ImageScores:
-    """IoU of every object after every click."""
+    """IoU of every object after every round."""
 
     pictures: tuple[str, ...]
     """The picture of each object."""
     ious: np.ndarray
-    """float64 [objects, clicks], 0 to 1."""
+    """float64 [objects, rounds], 0 to 1; a round is a click, or first the box."""
     split: str = ""
     """Digest of the data set that was scored."""
     protocol: str = PROTOCOL
@@ -56,19 +58,21 @@ def evaluate_images(
     *,
     clicks: int = 3,
     limit: int | None = None,
+    start: Start = "click",
     progress: bool = True,
     world: World | None = None,
 ) -> ImageScores:
     """Score the first `limit` pictures of `dataset` (all by default) with up to `clicks` clicks per
     object.
 
-    world: the ranks that share the pictures; all have the answer. Objects without a single pixel
+    start: with `box`, a tight box is drawn first, and a round for it comes before those of the
+    clicks. world: the ranks that share the pictures; all have the answer. Objects without a single pixel
     are left out. Raises DataError when nothing is left.
     """
     count = min(limit or len(dataset), len(dataset))
     rows = share_out(
         count,
-        lambda index: score_picture(predictor, dataset, index, clicks),
+        lambda index: score_picture(predictor, dataset, index, clicks, start),
         world,
         label="pictures",
         unit="picture",
@@ -80,47 +84,59 @@ def evaluate_images(
             f"check the data set's annotations"
         )
     names = [name for name, row in zip(dataset.names, rows, strict=False) for _ in row]
-    return ImageScores(tuple(names), np.concatenate(rows), dataset.digest)
+    protocol = PROTOCOL if start == "click" else PROTOCOL_OF_BOX
+    return ImageScores(tuple(names), np.concatenate(rows), dataset.digest, protocol)
 
 
 def score_picture(
-    predictor: ImagePredictor, dataset: Dataset, index: int, clicks: int
+    predictor: ImagePredictor, dataset: Dataset, index: int, clicks: int, start: Start = "click"
 ) -> np.ndarray:
-    """IoU of each object of one picture after each click: float64 [objects, clicks]."""
+    """IoU of each object of one picture after each round: float64 [objects, rounds]."""
     clip = dataset.load(index, [0])
     masks = clip.masks[0][clip.masks[0].any((1, 2))]
     predictor.set_image(clip.frames[0])
-    rows = [score_objects(predictor, part, clicks) for part in _batches(masks)]
-    return np.concatenate([np.zeros((0, clicks)), *rows])
+    rows = [score_objects(predictor, part, clicks, start) for part in _batches(masks)]
+    return np.concatenate([np.zeros((0, clicks + (start == "box"))), *rows])
 
 
-def score_objects(predictor: ImagePredictor, truth: np.ndarray, clicks: int) -> np.ndarray:
-    """IoU after each click on the predictor's current picture.
+def score_objects(
+    predictor: ImagePredictor, truth: np.ndarray, clicks: int, start: Start = "click"
+) -> np.ndarray:
+    """IoU after each round on the predictor's current picture.
 
-    truth: bool [N, H, W] at the size of the picture, none empty. Returns float64 [N, clicks].
+    truth: bool [N, H, W] at the size of the picture, none empty. Returns float64 [N, rounds].
     """
     target = torch.from_numpy(truth).to(predictor.model.device)
     nobody = ObjectChance(
         0, 0, [0], torch.zeros(len(truth), dtype=torch.int64, device=target.device)
     )
+    box = box_corners(target, nobody).points.flatten(1) if start == "box" else None
     guess, low, given, ious = None, None, None, []
+    if box is not None:
+        guess, low = _answer(predictor, None, box, None)
+        ious.append(_iou(target, guess).cpu().numpy())
     for _ in range(clicks):
         click = correction_click(target, guess, nobody, "centre")
         given = click if given is None else given.then(click)
-        guess, low = _answer(predictor, given, low)
+        guess, low = _answer(predictor, given, box, low)
         ious.append(_iou(target, guess).cpu().numpy())
     return np.stack(ious, 1)
 
 
 def _answer(
-    predictor: ImagePredictor, given: Clicks, low: torch.Tensor | None
+    predictor: ImagePredictor,
+    given: Clicks | None,
+    box: torch.Tensor | None,
+    low: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best candidate by the decoder's own estimate: masks bool [N, H, W], logits [N, 1, h, w].
 
-    A single click is ambiguous, so three candidates are asked for; with more clicks the decoder
-    gives one.
+    A single click is ambiguous, so three candidates are asked for; with more clicks, or a box, the
+    decoder gives one.
     """
-    found = predictor.predict(given.points, given.labels, mask_input=low, multimask=low is None)
+    points, labels = (None, None) if given is None else given
+    several = low is None and box is None
+    found = predictor.predict(points, labels, boxes=box, mask_input=low, multimask=several)
     best = found.best()
     return best.masks[:, 0], best.low
 

@@ -17,7 +17,13 @@ from model.sam2 import SAM2
 from pipeline.distributed import World
 from stages.evaluation_settings import Measurement
 
-MODULES: Mapping[str, str] = {"vos": "stages.evaluation.vos"}
+MODULES: Mapping[str, str] = {
+    "vos": "stages.evaluation.vos",
+    "clicks": "stages.evaluation.clicks",
+    "interactive": "stages.evaluation.interactive",
+    "coco": "stages.evaluation.coco",
+    "occlusion": "stages.evaluation.occlusion",
+}
 
 
 @dataclass(frozen=True)

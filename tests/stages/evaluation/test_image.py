@@ -24,7 +24,7 @@ class Scripted:
     def set_image(self, frame: np.ndarray) -> None:
         self.size = frame.shape[:2]
 
-    def predict(self, points, labels, mask_input=None, multimask=True) -> MaskAnswer:
+    def predict(self, points, labels, boxes=None, mask_input=None, multimask=True) -> MaskAnswer:
         turn = len(self.asked)
         self.asked.append((points[0].tolist(), labels[0].tolist(), mask_input, multimask))
         masks = torch.from_numpy(self.answers[turn])[None]
