@@ -25,8 +25,10 @@ from benchmarks.measure import Row, megabytes
 from benchmarks.network import compiled_rows, network_rows, predictor_rows
 from benchmarks.parts import loss_rows
 from benchmarks.rejected import rejected_rows
+from benchmarks.saving import saving_rows
 from benchmarks.sources import source_rows
 from benchmarks.steps import StepCost, optimizer_rows, training_rows
+from benchmarks.telemetry import telemetry_rows
 from pipeline.environment import quiet
 
 TARGET = Path("runs/bench.md")
@@ -44,6 +46,8 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "sources": source_rows,
     "clips": clip_rows,
     "extraction": extraction_rows,
+    "saving": saving_rows,
+    "telemetry": telemetry_rows,
     "rejected": rejected_rows,
 }
 STEPS, GPU = "steps", "gpu"

@@ -60,7 +60,8 @@ class Run:
         folder = Path(spec.folder)
         values = checkpoint.read(folder / "checkpoints" / checkpoint.file_name(LAST))
         rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        found = {row["step"]: row[VALIDATIONS] for row in rows if VALIDATIONS in row}
+        measured = [(row["step"], row["values"]) for row in rows]
+        found = {step: found[VALIDATIONS] for step, found in measured if VALIDATIONS in found}
         return values, result.digest, sorted(found.items())
 
 
