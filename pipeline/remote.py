@@ -8,7 +8,6 @@ botocore look for them (`AWS_*`, `~/.aws`, `AWS_ENDPOINT_URL`, fsspec's own conf
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import time
@@ -17,13 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import StorageError
+from pipeline.redaction import redact
 
 T = TypeVar("T")
 
 PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds before each further attempt, each drawn between half and one and a half of it; botocore's own attempts come
 on top."""
-SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 PASSING_BOTOCORE = ("HTTPClientError", "IncompleteReadError", "ResponseParserError")
 NEVER = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
@@ -88,12 +87,8 @@ def shown(path: str | Path) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What `error` says, in one line and without the credentials of this process."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    for name in SECRETS:
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    """What `error` says, in one line and without secrets."""
+    text = redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
     return " ".join(re.sub(r"(://[^\s?'\"]*)\?[^\s'\")]*", r"\1", text).split())  # signed URLs
 
 
