@@ -1,0 +1,273 @@
+"""Deployments on a real Prefect server and worker, MLflow over HTTP, and an S3 endpoint: a whole
+recipe, a cancelled stage, a server that goes away, and two nights."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from flows.daemons import free_port, remembered
+from pipeline import registry
+from pipeline.launch import read_handle
+from pipeline.progress import read_progress
+from stages.contract import read_result
+from tests.data.lookalikes import CLOSE_PALETTE
+from tests.flows.test_end_to_end import TINY, Box
+from tests.s3 import BUCKET, moto_server, pointed_at
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ONE_RANK = ["launch.tasks_per_node=1", "launch.threads=1"]
+NIGHT = [
+    "model.preset=micro",
+    "model.image_size=96",
+    "stages.finetune.optim.groups=[]",
+    "stages.finetune.optim.layer_decay=1.0",
+    "stages.finetune.optim.clip=1.0",
+    "stages.finetune.loss.focal=1.0",
+    "stages.finetune.sampling.frames=2",
+    "stages.finetune.mixture.video_batch=2",
+    "stages.finetune.prompts.corrected_frames=0",
+    "stages.finetune.prompts.correction_clicks=0",
+    "stages.finetune.prompts.initial_frames=1",
+    "stages.finetune.drop_path=0.0",
+    "stages.finetune.workers=0",
+    "stages.finetune.precision=fp32",
+    "evaluation.overlay_videos=1",
+    *ONE_RANK,
+]
+GOOD = [*NIGHT, "stages.finetune.steps=25", "stages.finetune.optim.lr=1e-3"]
+BAD = [*NIGHT, "stages.finetune.steps=1", "stages.finetune.optim.lr=1e-9"]
+
+
+class Services(Box):
+    """Services in a folder of their own, and what Prefect says of them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment |= {"SAM2_ARTIFACTS": f"s3://{BUCKET}/runs"}
+        self.ports = {name: free_port() for name in ("prefect", "mlflow", "tensorboard")}
+
+    def up(self) -> None:
+        self.run("up", *(f"--{name}-port={port}" for name, port in self.ports.items()))
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://127.0.0.1:{self.ports['mlflow']}"
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Prefect's API."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports['prefect']}/api/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def prefect(self, *words: str) -> str:
+        command = [str(Path(sys.executable).parent / "prefect"), "--no-prompt", *words]
+        answer = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    def deploy_run(self, name: str, **parameters: Any) -> str:
+        """Start a run of the deployment `name`; its id."""
+        words = [f"--param={key}={json.dumps(value)}" for key, value in parameters.items()]
+        said = self.prefect("deployment", "run", name, *words)
+        return said.split("UUID: ")[1].split()[0]
+
+    def state(self, run: str) -> dict[str, Any]:
+        return dict(self.ask(f"flow_runs/{run}")["state"])
+
+    def wait(self, run: str, *wanted: str, seconds: float = 600) -> dict[str, Any]:
+        """The state of `run` once its name is one of `wanted`."""
+        until = time.monotonic() + seconds
+        while (state := self.state(run))["name"] not in wanted:
+            over = state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            assert not over and time.monotonic() < until, state
+            time.sleep(0.3)
+        return state
+
+    def artifacts(self, run: str) -> dict[str, tuple[str, str]]:
+        """(type, data) of every artifact of a flow run, by key."""
+        body = {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}
+        found = self.ask("artifacts/filter", body)
+        assert len({item["key"] for item in found}) == len(found), "each is made once"
+        return {item["key"]: (item["type"], str(item["data"])) for item in found}
+
+    def lines(self, run: str) -> list[str]:
+        """The log of a flow run."""
+        wanted = {"flow_run_id": {"any_": [run]}}
+        found: list[str] = []
+        while part := self.ask("logs/filter", {"logs": wanted, "limit": 200, "offset": len(found)}):
+            found += [line["message"] for line in part]
+        return found
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with moto_server() as address, pointed_at(address):
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        box = Services(tmp_path_factory.mktemp("services"))
+        box.up()
+        try:
+            yield box
+        finally:
+            box.run("down")
+        assert box.left_behind() == []
+
+
+def wait_for_step(stage: Path, step: int, seconds: float = 400) -> None:
+    until = time.monotonic() + seconds
+    while (progress := read_progress(stage)) is None or progress.step < step:
+        assert time.monotonic() < until, f"{stage} did not come to step {step}"
+        time.sleep(0.1)
+
+
+def test_a_whole_recipe_shows_itself_and_keeps_its_files_in_the_bucket(box: Services):
+    run = box.deploy_run("sam2/full-recipe", overrides=[*TINY, *ONE_RANK], run_name="whole")
+    box.wait(run, "Completed")
+    folder = box.folder / "runs/whole"
+    assert (folder / "report.html").is_file()
+
+    shown = box.artifacts(run)
+    kinds = {key: kind for key, (kind, _) in shown.items()}
+    assert kinds["whole-table"] == "table" and kinds["whole-film"] == "image"
+    assert kinds["joint-train"] == "markdown" and shown["joint-train-progress"][1] == "100"
+    result = read_result(folder / "joint_train")
+    assert result is not None and result.checkpoint is not None
+    page = shown["joint-train"][1]
+    assert result.checkpoint.sha256 in page and "data:image/png;base64," in page
+    assert f"{box.mlflow}/#/runs/{result.run_id}" in page
+    assert set(box.ask(f"flow_runs/{run}")["tags"]) >= {"sam2", "smoke", "whole"}
+
+    handle = read_handle(folder / "image_pretrain")
+    assert handle is not None
+    log = Path(handle.logs) / f"{handle.job_id}_0_log.out"
+    said = [line for line in log.read_text().splitlines() if line.startswith("image_encoder")]
+    told = box.lines(run)
+    assert said and [sum(line.rstrip() == each for each in told) for line in said] >= [1] * len(
+        said
+    )
+
+    from pipeline.mlflow_store import client
+
+    stored = client(box.mlflow).get_run(result.run_id)
+    assert stored.info.artifact_uri.startswith(f"s3://{BUCKET}/runs/")
+    assert stored.data.tags["mlflow.parentRunId"]
+    assert result.checkpoint.uri.startswith("runs:/")
+
+
+def test_cancelling_ends_the_job_and_leaves_nothing(box: Services):
+    settings = [*TINY, *ONE_RANK, "stages.image_pretrain.steps=100000"]
+    run = box.deploy_run(
+        "sam2-stage/image_pretrain",
+        stage="image_pretrain",
+        overrides=settings,
+        run_name="cancelled",
+    )
+    stage = box.folder / "runs/cancelled/image_pretrain"
+    wait_for_step(stage, 10)
+    before = set(box.left_behind())
+    assert any("pipeline.entry" in line or "submitit" in line for line in before)
+    box.prefect("flow-run", "cancel", run)
+    box.wait(run, "Cancelled", seconds=200)
+    assert not [
+        line for line in box.left_behind() if "pipeline.entry" in line or "submitit" in line
+    ]
+    assert read_result(stage) is None
+    assert list((stage / "checkpoints").iterdir()), "it was asked first, and saved"
+    assert box.artifacts(run)["image-pretrain"][1].count("ended without a result") == 1
+
+
+def test_a_server_that_goes_away_meanwhile_is_told_later(box: Services):
+    settings = [*TINY, *ONE_RANK, "stages.image_pretrain.steps=60"]
+    run = box.deploy_run(
+        "sam2/full-recipe", overrides=settings, run_name="outage", stop_after="image_pretrain"
+    )
+    stage = box.folder / "runs/outage/image_pretrain"
+    wait_for_step(stage, 10)
+    server = remembered(box.folder / "state", "prefect")
+    assert server is not None
+    process = psutil.Process(server.pid)
+    for one in [process, *process.children(recursive=True)]:
+        one.kill()
+    until = time.monotonic() + 400
+    while read_result(stage.with_name("image_pretrain.evaluate")) is None:
+        assert time.monotonic() < until, "the stages go on without the server"
+        time.sleep(0.3)
+    box.up()
+    box.wait(run, "Completed", seconds=200)
+    shown = box.artifacts(run)
+    assert shown["image-pretrain-progress"][1] == "100"
+    assert shown["image-pretrain-evaluate"][0] == "markdown" and "outage-table" in shown
+
+
+def mose(root: Path) -> Path:
+    """Noise in which the object is nearly everything: all that has to be learnt is to say yes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 8)):
+        videos = [f"{split}-{number}" for number in range(count)]
+        for video in videos:
+            top, bottom, left, right = rng.integers(1, 7, 4)
+            label = np.zeros((48, 64), np.uint8)
+            label[top : 48 - bottom, left : 64 - right] = 1
+            mask = Image.fromarray(label)
+            mask.putpalette(CLOSE_PALETTE)
+            for part in ("JPEGImages", "Annotations"):
+                (root / part / video).mkdir(parents=True)
+            for frame in range(5):
+                noise = Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8))
+                noise.save(root / "JPEGImages" / video / f"{frame:05d}.jpg")
+                mask.save(root / "Annotations" / video / f"{frame:05d}.png")
+        (root / f"MOSE_sample_{split}_list.txt").write_text("\n".join(videos) + "\n")
+    return root
+
+
+def test_a_worse_night_is_told_from_the_night_before_and_not_promoted(box: Services):
+    given = {"data": str(mose(box.folder / "MOSE")), "checkpoint": "", "alias": "nightly-test"}
+
+    def night(date: str, overrides: list[str]) -> str:
+        return box.deploy_run("mose-finetune/nightly", overrides=overrides, night=date, **given)
+
+    def holder() -> registry.Version:
+        version = registry.version_at(box.mlflow, "sam2-micro", "nightly-test")
+        assert version is not None
+        return version
+
+    first = night("2026-11-20", GOOD)
+    assert "nothing to compare with" in box.wait(first, "Completed")["message"]
+    assert holder().tags["night"] == "mose-nightly-2026-11-20"
+    again = night("2026-11-20", GOOD)
+    assert f"is version {holder().version}" in box.wait(again, "Completed", seconds=200)["message"]
+
+    second = night("2026-11-21", BAD)
+    assert "against 2026-11-20: worse" in box.wait(second, "Worse")["message"]
+    assert holder().tags["night"] == "mose-nightly-2026-11-20", "the alias stays"
+    shown = box.artifacts(second)
+    page = shown["mose-nightly-2026-11-21-comparison"][1]
+    assert "**Worse: not registered" in page and "### Lost most" in page and "95 % interval" in page
+    assert "finetune.stage.steps: 25 → 1" in page
+    assert len(json.loads(shown["mose-nightly-2026-11-21-videos"][1])) == 8
+    weights = read_result(box.folder / "runs/mose-nightly-2026-11-21/finetune")
+    assert weights is not None and weights.checkpoint is not None
+    assert registry.version_of(box.mlflow, "sam2-micro", weights.checkpoint.sha256) is None
+
+    os.truncate(next((box.folder / "MOSE/JPEGImages/val-3").iterdir()), 0)
+    third = night("2026-11-22", GOOD)
+    assert "val-3" in box.wait(third, "DataBroken", seconds=200)["message"]
+    assert not (box.folder / "runs/mose-nightly-2026-11-22/finetune").exists()
