@@ -83,42 +83,62 @@ def launch_array(
     """
     folder = Path(folder).resolve()
     shards = _shards(function, arguments, folder, key)
-    if valid is not None and running_job(folder, config) is None:
-        for shard in shards:
-            found = _outcome(shard)
-            if found is not None and not valid(found[1]):
-                (Path(shard.folder) / RESULT_FILE).unlink()
-    missing = [shard for shard in shards if not _is_done(shard)]
+    if running_job(folder, config) is None:
+        _forget(shards, valid)
     trouble: StageError | None = None
-    if missing:
-        for shard in missing:
-            (Path(shard.folder) / FAILURE_FILE).unlink(missing_ok=True)
-        count = min(len(missing), config.parallel or free_cores())
-        resources = replace(config, nodes=1, tasks_per_node=count if _is_local(config) else 1)
-        claims = str(folder / f"claims-{secrets.token_hex(4)}") if _is_local(config) else ""
-        alone = config.launcher == "slurm"
-        whole = hashlib.sha256("".join(shard.key for shard in shards).encode()).hexdigest()
+    if not all(_is_done(shard) for shard in shards):
         began = time.monotonic()
+        look = None if on_poll is None else lambda _: on_poll(_progress(shards, began))
         try:
-            launch(
-                work_through,
-                tuple(replace(shard, claims=claims, alone=alone) for shard in missing),
-                folder,
-                resources,
-                name=name,
-                key=whole,
-                on_poll=None if on_poll is None else lambda _: on_poll(_progress(shards, began)),
-                array=True,
-            )
+            _run(shards, folder, config, name, look)
         except StageError as error:
             trouble = error
-        finally:
-            for leftover in folder.glob("claims-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
     failed = [number for number, shard in enumerate(shards) if not _is_done(shard)]
     if failed:
         raise _explain(name, shards, failed, trouble)
     return [_read(shard) for shard in shards]
+
+
+def _forget(shards: Sequence[Shard], valid: Callable[[Any], bool] | None) -> None:
+    """Drop what earlier calls left that does not count any more: failures, and results that are not
+    valid."""
+    for shard in shards:
+        (Path(shard.folder) / FAILURE_FILE).unlink(missing_ok=True)
+        found = _outcome(shard)
+        if valid is not None and found is not None and not valid(found[1]):
+            (Path(shard.folder) / RESULT_FILE).unlink()
+
+
+def _run(
+    shards: Sequence[Shard],
+    folder: Path,
+    config: LaunchConfig,
+    name: str,
+    look: Callable[[Progress | None], None] | None,
+) -> None:
+    """Run the shards that are not done as one job, or wait for the one that does. Raises what
+    `launch` raises."""
+    missing = [shard for shard in shards if not _is_done(shard)]
+    tasks, claims = 1, ""
+    if config.launcher == "local":
+        tasks = min(len(missing), config.parallel or free_cores())
+        claims = str(folder / f"claims-{secrets.token_hex(4)}")
+    try:
+        launch(
+            work_through,
+            tuple(
+                replace(shard, claims=claims, alone=config.launcher == "slurm") for shard in missing
+            ),
+            folder,
+            replace(config, nodes=1, tasks_per_node=tasks),
+            name=name,
+            key=hashlib.sha256("".join(shard.key for shard in shards).encode()).hexdigest(),
+            on_poll=look,
+            array=True,
+        )
+    finally:
+        for leftover in folder.glob("claims-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def work_through(shards: Sequence[Shard]) -> None:
@@ -163,10 +183,6 @@ def _shards(
         Shard(function, argument, str(place), one)
         for argument, place, one in zip(arguments, folders, keys, strict=True)
     ]
-
-
-def _is_local(config: LaunchConfig) -> bool:
-    return config.launcher == "local"
 
 
 def _is_mine(shard: Shard) -> bool:
@@ -226,7 +242,14 @@ def _explain(
 ) -> StageError:
     """One line naming the failed shards; below it the trace of the first, where there is one."""
     notes = {number: read_json(Path(shards[number].folder) / FAILURE_FILE) for number in failed}
-    silent = str(trouble).splitlines()[0] if trouble else "ended without a word (killed?)"
+    silent = str(trouble) if trouble else "ended without a word (killed?)"
+    if not any(notes.values()):
+        which = ", ".join(str(number + 1) for number in failed[:NAMED])
+        which += f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+        return StageError(
+            f"{name}: {len(failed)} of {len(shards)} shards are not done ({which}): {silent}"
+        )
+    silent = silent.splitlines()[0]
     lines, trace = [], ""
     for number in sorted(failed, key=lambda number: notes[number] is None)[:NAMED]:
         note = notes[number]

@@ -140,10 +140,8 @@ class SlurmBackend(Attempt):
         )
 
     def _silent(self, handle: Handle, rank: int) -> Failure:
-        failure, state = super()._silent(handle, rank), self.state(handle)
-        hint = f"; {HINTS[state.state]}" if state.state in HINTS else ""
-        message = f"ended without a word; SLURM says {state.text} of job {handle.job_id}{hint}"
-        return replace(failure, message=message)
+        verdict = _verdict(self.state(handle), handle)
+        return replace(super()._silent(handle, rank), message=f"ended without a word; {verdict}")
 
 
 class SlurmArrayBackend(SlurmBackend):
@@ -170,10 +168,13 @@ class SlurmArrayBackend(SlurmBackend):
         return []
 
     def failures(self, handle: Handle) -> list[Failure]:
-        """That the array was asked to stop, if it was; what failed is in the folders of the
-        parts."""
+        """That the array was asked to stop, if it was, or that SLURM ended one of its tasks; what
+        the parts themselves say is in their folders."""
         values = read_json(Path(handle.logs) / "failure-0.json")
-        return [Failure(**values)] if values and values.get("stopped") else []
+        if values and values.get("stopped"):
+            return [Failure(**values)]
+        bad = [s for s in self._states(handle) if s.state in ENDED and s.state != "COMPLETED"]
+        return [Failure(0, "", _verdict(bad[0], handle), time.time(), expected=True)] if bad else []
 
     def _told(self, handle: Handle) -> bool:
         jobs = list(Path(handle.logs).glob("*_submitted.pkl"))
@@ -257,6 +258,12 @@ def _pyxis(config: LaunchConfig) -> list[str]:
 
 def _is_apptainer(image: str) -> bool:
     return image.endswith(".sif")
+
+
+def _verdict(state: JobState, handle: Handle) -> str:
+    """The scheduler's last word on a job, and what helps."""
+    hint = f"; {HINTS[state.state]}" if state.state in HINTS else ""
+    return f"SLURM says {state.text} of job {handle.job_id}{hint}"
 
 
 def _summed(states: Sequence[JobState]) -> JobState:

@@ -212,3 +212,11 @@ def slow_square(work: tuple[int, str]) -> int:
         check_stop()
         time.sleep(0.02)
     raise AssertionError("never asked to stop")
+
+
+def die_if_odd(number: int) -> int:
+    """Killed without a word, as by the kernel."""
+    if number % 2:
+        time.sleep(1)  # long enough to have noted its process
+        os.kill(os.getpid(), 9)
+    return number

@@ -79,3 +79,8 @@ def test_a_stop_is_no_failure(tmp_path: Path) -> None:
 
 def test_folders_are_counted_from_one(tmp_path: Path) -> None:
     assert [path.name for path in shard_folders(tmp_path, 2)] == ["1-of-2", "2-of-2"]
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="x: 1 of 2 shards are not done .1.: x failed on rank"):
+        launch_array(jobs.die_if_odd, [1, 2], tmp_path, config("local", parallel=2), name="x")

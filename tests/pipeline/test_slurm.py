@@ -86,6 +86,8 @@ def test_causes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         launch(jobs.stumble, "oops", tmp_path / "a", CONFIG, name="stage")
     with pytest.raises(StageError, match=r"SLURM says FAILED on n\d .*NonZeroExitCode"):
         launch(use_up_memory, None, tmp_path / "b", CONFIG, name="stage")
+    with pytest.raises(StageError, match=r"1 of 2 shards are not done \(1\): .*SLURM says FAILED"):
+        launch_array(jobs.die_if_odd, [1, 2], tmp_path / "d", CONFIG, name="x")
     nowhere = replace(CONFIG, partition="nowhere")
     with pytest.raises(ConfigError, match=r"not accepted by SLURM.*partition"):
         launch(jobs.square, 1, tmp_path / "c", nowhere, name="stage")
