@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def run(spec: StageSpec) -> StageResult:
         repeated=_summary(run_folder / names[-1], "baseline.json"),
         cases=_cases(shown, rows, Path(spec.folder) / "clips"),
         film=_film(shown, run_folder / "film.mp4"),
-        config={name: read_spec(run_folder / name / "spec.json").settings for name in trained},
+        config={row.name: row.settings for row in rows if row.settings},
         facts=_facts(spec, rows),
         measured_on=sources(read_spec(run_folder / names[-1] / "spec.json")),
     )
@@ -71,7 +72,7 @@ def run(spec: StageSpec) -> StageResult:
     (run_folder / FIGURES).mkdir(exist_ok=True)  # a report without numbers has no charts
     if data.film is not None:
         files["film"] = str(data.film)
-    if rows:
+    if rows and rows[-1].kind:
         files["final weights"] = str(_final_weights(run_folder, trained[-1]))
     record = open_stage_run(spec)
     for file in files.values():
@@ -84,27 +85,37 @@ def run(spec: StageSpec) -> StageResult:
 
 
 def _row(run_folder: Path, name: str) -> StageRow:
-    """A trained stage with what its evaluation found."""
-    result = read_result(run_folder / name)
-    if result is None or result.checkpoint is None:
+    """What an evaluation found, and how the weights it measured came about: those of the stage
+    `name`, or others that were given with `checkpoint=…`."""
+    evaluation = run_folder / f"{name}.evaluate"
+    if read_result(evaluation) is None:
         raise StageError(
-            f"{run_folder / name} has no result; run the stage {name} before the report"
+            f"{evaluation} has no result; run the stage {evaluation.name} before the report"
         )
-    spec = read_spec(run_folder / name / "spec.json")
-    return StageRow(
+    measured = read_spec(evaluation / "spec.json").input
+    if measured is None:
+        raise StageError(f"{evaluation} measured no weights; delete that folder and run it again")
+    row = StageRow(
         name=name,
-        summary=_summary(run_folder / f"{name}.evaluate"),
+        summary=_summary(evaluation),
+        checkpoint=measured.uri,
+        sha256=measured.sha256,
+        details=_details(evaluation),
+        more=_more(evaluation / MORE),
+    )
+    result = read_result(run_folder / name)
+    if result is None or result.checkpoint is None or result.checkpoint.sha256 != row.sha256:
+        return row
+    spec = read_spec(run_folder / name / "spec.json")
+    return replace(
+        row,
         seconds=result.seconds,
         step=result.step,
-        checkpoint=result.checkpoint.uri,
-        sha256=result.checkpoint.sha256,
         input_sha256=spec.input.sha256 if spec.input else "",
         curves=_curves(run_folder / name / "metrics.jsonl"),
         kind=spec.kind,
-        details=_details(run_folder / f"{name}.evaluate"),
         settings=spec.settings,
         trained_on=sources(spec),
-        more=_more(run_folder / f"{name}.evaluate" / MORE),
         data_digests=spec.upstream,
     )
 

@@ -96,9 +96,23 @@ def test_the_report_is_one_page_one_film_and_the_numbers(workshop: Workshop, eva
     assert final.read_bytes() == Path(tracked.files["weights"]).read_bytes()
 
 
+def test_a_report_on_weights_from_elsewhere_asks_for_no_training(workshop: Workshop, evaluated):
+    done = workshop.folder / "video_train" / "done.json"
+    aside = done.rename(done.with_suffix(".aside"))
+    (workshop.folder / "final.pt").unlink(missing_ok=True)
+    try:
+        result = workshop.run(report_spec(workshop, evaluations=EVALUATIONS[2:], place="elsewhere"))
+    finally:
+        aside.rename(done)
+    numbers = json.loads(Path(result.files["results"]).read_text())
+    measured = evaluated["video_train.evaluate"]
+    assert numbers["video_train"]["video/jf"] == measured.metrics["video/jf"]
+    assert "final weights" not in result.files and not (workshop.folder / "final.pt").exists()
+
+
 def test_a_report_on_a_stage_that_was_not_run_names_it(workshop: Workshop, evaluated):
     spec = report_spec(
         workshop, evaluations=["start.evaluate", "finetune.evaluate"], place="early-report"
     )
-    with pytest.raises(StageError, match=r"finetune has no result; run the stage finetune"):
+    with pytest.raises(StageError, match=r"finetune.evaluate has no result; run the stage fine"):
         run_stage(str(write_spec(spec)))
