@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from data.world.folder import open_world
 from data.world.spec import ANNOTATED_EVERY
 from data.world.writers import jpeg, write
 from pipeline import rle
+from pipeline.errors import DataError
 
 _COLOURS = np.array(
     [[255, 70, 60], [70, 235, 90], [80, 130, 255], [255, 220, 40], [240, 90, 240], [60, 230, 230]]
@@ -26,7 +28,7 @@ def contact_sheet(world_dir: Path, out_png: Path) -> Path:
     """Draw pictures and clips of both splits with the outlines of their masks; returns `out_png`.
 
     Two rows of training pictures, one of validation pictures, five training and five validation
-    clips, each a row of its annotated frames.
+    clips, each a row of its annotated frames. Raises DataError naming a file that is damaged.
     """
     world = open_world(world_dir)
     rows = _picture_rows(world.path("sa1b"), rows=2) + _coco_rows(world.path("coco"), rows=1)
@@ -58,28 +60,34 @@ def _picture_rows(folder: Path, rows: int) -> list[list[np.ndarray]]:
     pictures = []
     files = sorted(folder.glob("sa_*.json"), key=lambda p: int(p.stem.removeprefix("sa_")))
     for path in files[: rows * _ACROSS]:
-        annotations = json.loads(path.read_text())["annotations"]
-        masks = [rle.decode(a["segmentation"], where=path.name) for a in annotations]
+        with _whole(path):
+            annotations = json.loads(path.read_text())["annotations"]
+            masks = [rle.decode(a["segmentation"], where=path.name) for a in annotations]
         pictures.append(outlined(_read(path.with_suffix(".jpg")), masks))
     return _folded(pictures)
 
 
 def _coco_rows(folder: Path, rows: int) -> list[list[np.ndarray]]:
-    table = json.loads((folder / "annotations" / "instances_val.json").read_text())
-    pictures = []
-    for image in table["images"][: rows * _ACROSS]:
-        mine = [a for a in table["annotations"] if a["image_id"] == image["id"]]
-        masks = [rle.decode(a["segmentation"], where=image["file_name"]) for a in mine]
-        pictures.append(outlined(_read(folder / "val" / image["file_name"]), masks))
-    return _folded(pictures)
+    path = folder / "annotations" / "instances_val.json"
+    drawn = []
+    with _whole(path):
+        table = json.loads(path.read_text())
+        for image in table["images"][: rows * _ACROSS]:
+            mine = [a for a in table["annotations"] if a["image_id"] == image["id"]]
+            masks = [rle.decode(a["segmentation"], where=image["file_name"]) for a in mine]
+            drawn.append((folder / "val" / image["file_name"], masks))
+    return _folded([outlined(_read(picture), masks) for picture, masks in drawn])
 
 
 def _sav_row(video: Path) -> list[np.ndarray]:
     """The annotated frames of a video."""
     path = video.with_name(f"{video.stem}_manual.json")
-    masklets = json.loads(path.read_text())["masklet"]
-    with av.open(str(video)) as container:
+    with _whole(path):
+        masklets = json.loads(path.read_text())["masklet"]
+    with _whole(video), av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        if len(frames[::ANNOTATED_EVERY]) != len(masklets):
+            raise ValueError(f"{len(frames)} frames, masks of {len(masklets)}")
     return [
         outlined(frame, [rle.decode(mask, where=path.name) for mask in masks])
         for frame, masks in zip(frames[::ANNOTATED_EVERY], masklets, strict=True)
@@ -90,7 +98,9 @@ def _davis_row(folder: Path, name: str) -> list[np.ndarray]:
     """Every fourth frame of a clip."""
     row = []
     for path in sorted((folder / "JPEGImages" / name).glob("*.jpg"))[::ANNOTATED_EVERY]:
-        labels = np.asarray(Image.open(folder / "Annotations" / name / f"{path.stem}.png"))
+        answer = folder / "Annotations" / name / f"{path.stem}.png"
+        with _whole(answer):
+            labels = np.asarray(Image.open(answer))
         row.append(outlined(_read(path), [labels == n for n in range(1, labels.max() + 1)]))
     return row
 
@@ -100,4 +110,17 @@ def _folded(pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
 
 
 def _read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
+    with _whole(path):
+        return np.asarray(Image.open(path).convert("RGB"))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Around the reading of a file of the world; whatever it lacks is told with its name."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, av.error.FFmpegError) as error:
+        raise DataError(
+            f"{path}: this file of the synthetic world is damaged ({error}); remove the world's "
+            "folder and run again, it will be drawn anew"
+        ) from error

@@ -19,7 +19,7 @@ from data.world.direct import clip_scene, picture_scene, present
 from data.world.spec import WorldReport, WorldSpec
 from data.world.world import make_world, open_world
 from pipeline import rle
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, DataError, StorageError
 
 SPEC = WorldSpec(
     seed=5,
@@ -192,6 +192,28 @@ def test_coco_instances_load_with_pycocotools(world, capsys):
 def test_contact_sheet(world, tmp_path):
     sheet = contact_sheet(world.root, tmp_path / "sheet.png")
     assert Image.open(sheet).size == (960, 64 * (2 + 1 + 5 + 2))
+
+
+def test_a_damaged_file_of_a_finished_world_is_named(world, tmp_path):
+    sa1b, sav, davis = (world.path(name) for name in ("sa1b", "sav", "davis"))
+    damaged = [
+        sorted(sa1b.glob("sa_*.json"))[0],
+        sorted(sa1b.glob("sa_*.jpg"))[0],
+        world.path("coco") / "annotations" / "instances_val.json",
+        sorted(sav.rglob("*_manual.json"))[0],
+        sorted(sav.rglob("*.mp4"))[0],
+        sorted((davis / "Annotations").rglob("*.png"))[0],
+    ]
+    for path in damaged:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 3])
+        try:
+            with pytest.raises(DataError, match="file of the synthetic world is damaged") as raised:
+                contact_sheet(world.root, tmp_path / "sheet.png")
+        finally:
+            path.write_bytes(whole)
+        assert str(raised.value).startswith(str(path))
+    contact_sheet(world.root, tmp_path / "sheet.png")
 
 
 def test_an_empty_world_is_still_a_world(tmp_path):
