@@ -44,10 +44,13 @@ def data_digests(settings: Mapping[str, Any], made: Collection[Path]) -> dict[st
     return digests
 
 
-def record_data(run: Run, settings: Mapping[str, Any]) -> None:
-    """Write digest, size and place of each data set of a stage to its MLflow run."""
+def record_data(run: Run, settings: Mapping[str, Any], prefix: str = "") -> None:
+    """Write digest, size and place of each data set of a stage to its MLflow run, `prefix` before its name."""
     for name, spec in stage_datasets(settings).items():
         listing = open_listing(spec)
         run.log_dataset(
-            name, listing.digest, shown(spec.root), {"format": spec.format, "items": len(listing)}
+            prefix + name,
+            listing.digest,
+            shown(spec.root),
+            {"format": spec.format, "items": len(listing)},
         )

@@ -16,6 +16,7 @@ from pipeline.storage import atomic_file, write_json
 from pipeline.tracking import Run, open_run
 from stages.contract import TRAINING_KINDS, StageSpec
 from stages.data_identity import record_data
+from stages.evaluation.jf import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ def open_stage_run(spec: StageSpec) -> Run:
             "folder": spec.folder,
             "mlflow.note.content": _note(spec),
             **_input_tags(spec),
+            **_validation_tags(spec),
             **made_by,
         },
     )
     attach_settings(run, folder, spec.settings, made_by)
     record_data(run, spec.settings)
+    record_data(run, {"data": spec.settings.get("validation", {})}, prefix="validation.")
     return run
 
 
@@ -86,6 +89,15 @@ def _input_tags(spec: StageSpec) -> dict[str, str]:
     given = spec.input
     tags = {"input.uri": given.uri, "input.sha256": given.sha256}
     return tags | ({"input.stage": given.stage} if given.stage else {})
+
+
+def _validation_tags(spec: StageSpec) -> dict[str, str]:
+    """What the figures of validations while training mean; their data sets are recorded by digest."""
+    wanted = (spec.settings.get("stage") or {}).get("validation")
+    if not wanted:
+        return {}
+    items = f"the first {wanted['max_images']} pictures and {wanted['max_videos']} videos of each data set"
+    return {"validation.protocol": f"{items}, annotated frames tracked; {Protocol()}"}
 
 
 def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
