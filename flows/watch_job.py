@@ -9,7 +9,7 @@ from pathlib import Path
 from flows import results
 from flows.run import Run
 from pipeline.backends import Backend, Handle
-from pipeline.job import HEARTBEAT_FILE
+from pipeline.heartbeat import read_beat
 from pipeline.launch import backend_for, read_handle
 from pipeline.progress import Progress, duration_text
 from pipeline.storage import size_text
@@ -27,9 +27,10 @@ class JobView:
     def page(self, progress: Progress | None) -> str:
         """Everything known now, in Markdown."""
         rows = [*self._job_rows(), *_progress_rows(progress)]
-        beat = _heartbeat(self.folder)
+        beat = read_beat(self.folder)
         if beat is not None:
-            rows.append(("last heartbeat", f"{duration_text(beat)} ago"))
+            age = duration_text(max(0.0, time.time() - beat.time))
+            rows.append(("last heartbeat", f"{age} ago, in {beat.phase}"))
         lines = [f"## {self.spec.name}", "", "| | |", "|:--|:--|"]
         lines += [f"| {what} | {value} |" for what, value in rows]
         lines.append("")
@@ -71,11 +72,3 @@ def _progress_rows(progress: Progress | None) -> list[tuple[str, str]]:
         if progress.metrics.get(name):
             rows.append((what, f"{progress.metrics[name]:.0f}"))
     return rows
-
-
-def _heartbeat(folder: Path) -> float | None:
-    """Seconds since the job's rank 0 last said that it lives."""
-    try:
-        return max(0.0, time.time() - (folder / HEARTBEAT_FILE).stat().st_mtime)
-    except OSError:
-        return None

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from flows.page import Page, image_url
 from flows.pictures import draw_curves
 from flows.run import Run
 from flows.watch_job import JobView
+from pipeline.heartbeat import Beat, write_beat
 from pipeline.journal import append
 from pipeline.progress import Progress
 from pipeline.storage import write_json
@@ -103,7 +105,7 @@ def test_the_page_of_a_job_shows_how_it_is(request_of, tmp_path):
     logs.mkdir(parents=True)
     handle = dict(launcher="local", job_id="7", folder=spec.folder, logs=str(logs), key="k")
     write_json(Path(spec.folder) / "handle.json", {**handle, "tasks": 1, "host": os.uname()[1]})
-    (tmp_path / "stage/heartbeat").touch()
+    write_beat(spec.folder, Beat(step=120, phase="backward", time=time.time()))
     metrics = {"data_wait": 0.25, "memory_bytes": 3 << 30, "skipped": 2}
     text = view.page(Progress(120, 900, rate=4.9, eta=159, loss=0.4131, metrics=metrics))
     for shown in (
@@ -116,7 +118,7 @@ def test_the_page_of_a_job_shows_how_it_is(request_of, tmp_path):
         "| memory | 3.2 GB |",
         "| waits for data | 25% of the time |",
         "| steps left out | 2 |",
-        "| last heartbeat | 0:00 ago |",
+        "| last heartbeat | 0:00 ago, in backward |",
         "7_0_log.err",
         "tensorboard --logdir",
     ):
