@@ -178,3 +178,32 @@ def test_a_flow_that_was_killed_takes_its_job_along_if_so_asked(tmp_path: Path) 
     flow.let_go()
     assert "done: world" in end(flow.start())
     assert len(flow.lives()) == 2, "what had stopped was continued"
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_submitted_again(tmp_path: Path) -> None:
+    flow = Flow(tmp_path, {})
+    flow.settings.remove("stop_after=world")
+    flow.let_go()
+
+    def jobs() -> set[tuple[str, str]]:
+        """(stage, name) of the last job of each stage folder, those put aside included."""
+        handles = [json.loads(path.read_text()) for path in flow.run.rglob("handle.json")]
+        return {(Path(handle["folder"]).name, handle["name"]) for handle in handles}
+
+    def submitted(*changes: str) -> list[str]:
+        """The stages that a run with these changes submits."""
+        before, settings = jobs(), list(flow.settings)
+        flow.settings += changes
+        end(flow.start())
+        flow.settings = settings
+        return sorted(stage for stage, _ in jobs() - before)
+
+    stages = submitted()
+    assert len(stages) == len(set(stages)) == 10
+    assert submitted() == []
+    changed = submitted("stages.joint_train.optim.lr=0.01")
+    assert changed == ["joint_train", "joint_train.evaluate", "report"]
+    assert submitted() == [], "the first work came back"
+    (flow.run / "video_train" / "made.txt").unlink()
+    assert submitted() == ["video_train"]

@@ -21,8 +21,13 @@ from flows.run import Run
 from pipeline.claim import claim, claim_path, holder_of
 from pipeline.intent import read_intent, write_intent
 from pipeline.owner import Owner
+from pipeline.private import make_private
+from pipeline.settings import LaunchConfig
 from pipeline.storage import write_json
+from pipeline.submission import backend_for, submit
 from tests.flows.test_crash import Flow, end, until
+from tests.pipeline import jobs
+from tests.pipeline.fake_slurm import Scheduler, install
 
 GONE = replace(Owner.me(), start=1.0)
 
@@ -63,6 +68,27 @@ def test_a_job_nobody_waits_for_is_listed_and_ended_and_the_run_can_go_on(
     assert "nothing was left behind" in capsys.readouterr().out
     flow.let_go()
     assert "done: world" in end(flow.start())
+
+
+@pytest.mark.slow
+def test_a_slurm_job_nobody_waits_for_is_cancelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in install(tmp_path / "slurm").items():
+        monkeypatch.setenv(key, value)
+    scheduler = Scheduler(tmp_path / "slurm")
+    (scheduler.folder / "hold").touch()
+    stage = make_private(tmp_path / "runs" / "smoke" / "video_train")
+    config = LaunchConfig(launcher="slurm", stop_seconds=0.1)
+    handle = submit(backend_for(config), jobs.square, 3, stage, "video_train", "k")
+
+    code, found = reap(capsys, tmp_path / "runs")
+    assert (code, found[0]["kind"]) == (1, "job")
+    assert found[0]["what"] == f"slurm job 1 ({handle.name}) still runs"
+    assert scheduler.job("1")["state"] == "PENDING"
+    code, found = reap(capsys, tmp_path / "runs", "--yes")
+    assert (code, found[0]["done"]) == (0, "ended")
+    assert scheduler.job("1")["state"] == "CANCELLED"
 
 
 def test_submissions_claims_and_half_made_files(
