@@ -59,7 +59,8 @@ class Run:
         assert result is not None
         folder = Path(spec.folder)
         values = checkpoint.read(folder / "checkpoints" / checkpoint.file_name(LAST))
-        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        files = folder.rglob("metrics.jsonl")  # other settings of workers have their own
+        rows = [json.loads(row) for file in files for row in file.read_text().splitlines()]
         measured = [(row["step"], row["values"]) for row in rows]
         found = {step: found[VALIDATIONS] for step, found in measured if VALIDATIONS in found}
         return values, result.digest, sorted(found.items())
