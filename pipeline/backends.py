@@ -184,6 +184,9 @@ class Attempt:
         beat = read_beat(handle.folder, rank)
         last = f"; it was last seen at {beat.text}" if beat is not None else ""
         message = f"ended without a word (killed, or out of memory?){last}"
+        stacks = Path(handle.logs) / f"stacks-{rank}.txt"
+        if stacks.is_file() and stacks.stat().st_size:
+            message += f"; its stacks: {stacks}"
         return Failure(rank, "", message, time.time(), trace="\n".join(tail))
 
     def _job(self, handle: Handle) -> Any:

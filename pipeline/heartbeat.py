@@ -1,10 +1,10 @@
 """What a rank is at: step, phase, sample and collective, for whoever looks from outside.
 
-The work says `phase("forward", step)` as it goes along; that costs a microsecond. The watcher of
-the job (`pipeline.job`) writes it to `heartbeat` (rank 0) and `heartbeat-N` in the stage's folder
-every few seconds and compares it with what phases took before: `Pulse.limit` says when one is
-overdue. A collective is numbered, so that of several ranks that wait the one that is missing can be
-named.
+The work says `phase("forward", step)` as it goes along, which costs some microseconds. The watcher
+of the job (`pipeline.watcher`) writes it to `heartbeat` (rank 0) and `heartbeat-N` in the stage's
+folder every few seconds and compares it with what phases took before: `Pulse.limit` says when one
+is overdue. A collective is numbered, so that of several ranks that wait the one that is missing can
+be named.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from submitit.local.local import LocalJob
 from pipeline.backends import Attempt, Handle, JobState, import_environment
 from pipeline.environment import free_cores
 from pipeline.errors import StageError
+from pipeline.failure import read_ended
 from pipeline.job import HEARTBEAT_FILE, Job, is_alive
 from pipeline.owner import boot_id
 from pipeline.settings import LaunchConfig
@@ -132,7 +133,11 @@ class LocalBackend(Attempt):
         return JobState("ENDED", nodes=handle.host)
 
     def lost_ranks(self, handle: Handle) -> list[int]:
-        """Ranks that noted a failure, or died without a word."""
+        """Ranks that noted a failure, or died without a word; not while the controller starts the
+        job again."""
+        ended = read_ended(handle.folder)
+        if ended is not None and ended.kind == "requeue" and ended.logs == handle.logs:
+            return super().lost_ranks(handle)
         silent = [
             rank
             for rank, identity in enumerate(self._ranks(handle))

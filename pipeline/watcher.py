@@ -10,14 +10,17 @@ this one does not notice, or when a stop takes too long.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
+import sys
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, StorageError
 from pipeline.failure import note_failure, noted_failures
 from pipeline.hang import find_hang
 from pipeline.heartbeat import Beat, beat_path, pulse, read_beat, write_beat
@@ -33,6 +36,7 @@ PEER_SECONDS = 10.0
 """How long a rank may go on after another one has failed, to fail by itself and say of what."""
 STACKS_SECONDS = 5.0
 """How long the ranks of a job that hangs wait until all have left their stacks."""
+logger = logging.getLogger(__name__)
 
 
 class Watcher(threading.Thread):
@@ -58,26 +62,34 @@ class Watcher(threading.Thread):
         faulthandler.cancel_dump_traceback_later()
 
     def run(self) -> None:
-        """Look until the work is done."""
-        write_json(self.folder / f"task-{self.rank}.json", process_identity(os.getpid()))
-        with open(self.stacks, "w", encoding="utf-8") as stacks:
+        """Look until the work is done. A disk that is full or away does not keep it from looking."""
+        with suppress(StorageError):
+            write_json(self.folder / f"task-{self.rank}.json", process_identity(os.getpid()))
+        with self._open_stacks() as stacks:
             looked = time.monotonic()
             while not self.ended.wait(LOOK_SECONDS):
                 now = time.monotonic()
                 if now - looked > HEARTBEAT_SECONDS:  # suspended, or the machine is swapping
                     pulse.forgive(now - looked)
                 looked = now
-                self._look_for_stop(now)
-                if now >= self.next_beat:
-                    self.next_beat = now + HEARTBEAT_SECONDS
-                    write_beat(self.folder, pulse.now(self.rank))
-                    self._guard(stacks)
-                    self._look_at_peers(now)
-                self._look_for_hang()
-                if now > self.peer_end_at:
-                    self._end()
-        if not self.stacks.stat().st_size:
-            self.stacks.unlink()
+                try:
+                    self._look(now, stacks)
+                except OSError as error:
+                    logger.warning("the watcher could not look: %s", error)
+        with suppress(OSError):
+            if not self.stacks.stat().st_size:
+                self.stacks.unlink()
+
+    def _look(self, now: float, stacks: TextIO) -> None:
+        self._look_for_stop(now)
+        if now >= self.next_beat:
+            self.next_beat = now + HEARTBEAT_SECONDS
+            write_beat(self.folder, pulse.now(self.rank))
+            self._guard(stacks)
+            self._look_at_peers(now)
+        self._look_for_hang()
+        if now > self.peer_end_at:
+            self._end()
 
     def _guard(self, stacks: TextIO) -> None:
         """For the case that something keeps Python from running, this thread included."""
@@ -86,6 +98,12 @@ class Watcher(threading.Thread):
             faulthandler.dump_traceback_later(seconds, exit=True, file=stacks)
         else:
             faulthandler.cancel_dump_traceback_later()
+
+    def _open_stacks(self) -> AbstractContextManager[TextIO]:
+        try:
+            return open(self.stacks, "w", encoding="utf-8")
+        except OSError:
+            return nullcontext(sys.stderr)
 
     @property
     def stacks(self) -> Path:
@@ -123,7 +141,8 @@ class Watcher(threading.Thread):
             return
         write_beat(self.folder, own)
         error = StageError(f"{hang.message}; stacks of all ranks: {self.logs}/stacks-*.txt")
-        note_failure(self.logs, hang.rank, error, noted_by=self.rank)
+        with suppress(StorageError):
+            note_failure(self.logs, hang.rank, error, noted_by=self.rank)
         self._end()
 
     def _beats(self) -> dict[int, Beat]:
@@ -138,19 +157,22 @@ class Watcher(threading.Thread):
     def _end(self) -> None:
         """Leave the stacks, let the other ranks leave theirs, and end everything."""
         faulthandler.cancel_dump_traceback_later()
-        with open(self.stacks, "w", encoding="utf-8") as file:
+        with suppress(OSError), self._open_stacks() as file:
             file.write(f"rank {self.rank}: {pulse.now(self.rank).text}\n\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
         until = time.monotonic() + STACKS_SECONDS
-        while time.monotonic() < until:
-            written = [path for path in self.logs.glob("stacks-*.txt") if path.stat().st_size]
-            if len(written) >= self.size:
-                break
+        while time.monotonic() < until and not self._all_left_stacks():
             time.sleep(0.1)
         if self.local:
             os.killpg(os.getpgrp(), signal.SIGKILL)
         os._exit(1)
+
+    def _all_left_stacks(self) -> bool:
+        with suppress(OSError):
+            sizes = [path.stat().st_size for path in self.logs.glob("stacks-*.txt")]
+            return sum(size > 0 for size in sizes) >= self.size
+        return False
 
     def _lease_trouble(self) -> str:
         """Why nobody seems to wait for this job. A launcher on this machine is seen; one on another

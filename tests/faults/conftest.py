@@ -100,7 +100,7 @@ def forked(zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Local jobs are forked from it; nobody waits long for ranks that have lost another."""
     shim = SimpleNamespace(Popen=zygote.popen, DEVNULL=subprocess.DEVNULL)
     monkeypatch.setattr(local, "subprocess", shim)
-    monkeypatch.setattr(launching, "LOST_RANK_SECONDS", 0.5)
+    monkeypatch.setattr(launching, "LOST_RANK_SECONDS", 3.0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ with a `mark` only once, over all lives of the job.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -19,7 +20,9 @@ from typing import Any
 
 STEP_PHASES = ("data", "forward", "backward", "reduce", "optimiser")
 PHASES = (*STEP_PHASES, "agreement", "read", "save", "rename", "upload", "validation")
-SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGUSR2": signal.SIGUSR2, "SIGKILL": signal.SIGKILL}
+SIGNALS = {
+    name: signal.Signals[name] for name in ("SIGTERM", "SIGUSR2", "SIGKILL", "SIGSTOP")
+}  # fmt: skip
 FULL_BYTES = 20_000
 """On a full disk a file can have this size, and no more: enough for heartbeats and logs, not for a
 checkpoint."""
@@ -61,6 +64,8 @@ class _Fault:
             os.kill(os.getpid(), SIGNALS[self.kind])
         elif self.kind == "hang":
             time.sleep(600)
+        elif self.kind == "frozen":
+            ctypes.PyDLL(None).sleep(600)  # with Python's lock held: no thread of Python runs
         elif self.kind == "error":
             raise RuntimeError(f"planned for {self.phase}")
         elif self.kind == "disk full":

@@ -71,6 +71,8 @@ CASES = [
     *_cells("hang", 0, "fails", ["optimiser"], words="rank 0: hangs: step 7, optimiser"),
     *_cells("hang", 1, "fails", ["validation"], words="rank 1: hangs: step 6, validation",
             loop=(("start_seconds", 3.0),)),
+    *_cells("SIGSTOP", 1, "fails", ["forward"], words="rank 1: has given no sign of life"),
+    *_cells("frozen", 1, "fails", ["backward"], words="rank 1.*(no sign of life|stacks-1.txt)"),
 ]  # fmt: skip
 
 QUICK = {
@@ -94,6 +96,8 @@ WITHOUT_SENSE = {
     ("Prefect", "any"):
         "only the launcher speaks to Prefect; the ranks do not know of it in any phase; "
         "test_prefect_is_down",
+    ("SIGSTOP, frozen", "other phases"):
+        "one is like another: the process does not run",
     ("hang", "save, rename, upload"):
         "the saver waits for slow storage by its own rule: tests/pipeline/test_saving.py",
 }  # fmt: skip
