@@ -53,7 +53,7 @@ def print_comparison(comparison: Comparison, tolerance: float, console: Console)
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     for line in comparison.measured_on:
         console.print(line, style="dim", markup=False, soft_wrap=True)
-    beyond = f" and beyond ±{tolerance:g} points" if tolerance else ""
+    beyond = f" and the change is beyond ±{tolerance:g} points" if tolerance else ""
     console.print(
         f"better, worse: the interval excludes zero{beyond}; paired bootstrap over the items\n",
         style="dim",

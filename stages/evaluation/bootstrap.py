@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, pi, sqrt, tan
 from statistics import NormalDist
 
@@ -150,6 +151,7 @@ def _pulls(change: np.ndarray, share: np.ndarray) -> np.ndarray:
     return without.mean() - without
 
 
+@lru_cache
 def _student(probability: float, freedom: int) -> float:
     """A quantile of Student's t: with t = sqrt(freedom) tan(angle) its density is
     cos(angle)^(freedom - 1), which is summed up here."""
