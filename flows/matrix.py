@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.progress import duration_text
 from stages.contract import StageResult
 
+DONE = "done"
 RELEASED = ["tiny", "small", "base_plus", "large"]
 
 
@@ -86,12 +87,9 @@ def sam2_sizes(
             run_name=request.run_name or "",
             return_state=True,
         )
-        said = "done" if state.is_completed() else str(state.name).lower()
-        rows.append(row_of(size, request, said))
-        if not state.is_completed():
-            get_run_logger().error("%s: %s", size, state.message)
+        rows.append(row_of(size, request, _said(state)))
         page.table(key, table_of(rows), f"{len(rows)} of {len(sizes)} sizes")
-    failed = [row.size for row in rows if row.state != "done"]
+    failed = [row.size for row in rows if row.state != DONE]
     if failed:
         return Failed(
             name="PartlyFailed" if len(failed) < len(rows) else "Failed",
@@ -132,6 +130,14 @@ def row_of(size: str, request: Request, state: str) -> SizeRow:
         checkpoint=reference.uri if reference is not None else "",
         seconds=sum(result.seconds for result in run.results.values()),
     )
+
+
+def _said(state: State) -> str:
+    """How a run ended, in a cell."""
+    if state.is_completed():
+        return DONE
+    why = (state.message or "").removeprefix("Flow run encountered an exception: ")
+    return f"{str(state.name).lower()}: {why}".splitlines()[0][:200]
 
 
 def table_of(rows: Sequence[SizeRow]) -> list[dict[str, str]]:
