@@ -22,6 +22,8 @@ import psutil
 import pytest
 
 SBIN = "/usr/sbin"
+END_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+"""A session that is killed leaves no daemons."""
 GPUS = 2
 CONFIGURATION = """
 ClusterName=tests
@@ -150,7 +152,7 @@ class Cluster:
     def _begin(self, name: str, command: Sequence[str]) -> None:
         with open(self.folder / "log" / f"{name}.out", "ab") as log:
             self.daemons[name] = subprocess.Popen(
-                [program(command[0]), *command[1:]],
+                [*END_WITH_US, program(command[0]), *command[1:]],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
