@@ -1,6 +1,7 @@
 """`compare` as a person and a gate use it."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,23 @@ def test_misuse_in_one_line(run: Path, tmp_path: Path, capsys, words, said):
     assert len(error.strip().splitlines()) == 1
 
 
+def page_lines() -> list[list[str]]:
+    """The command lines of docs/report.md, as words."""
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("sam2-pipeline compare")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def test_the_lines_of_the_page_run(run: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    run.rename(tmp_path / "runs" / "smoke")
+    monkeypatch.chdir(tmp_path)
+    alone, pair, weights = page_lines()
+    assert main(alone) == main(pair) == 0
+    assert Path("compare.html").is_file() and Path("compare.json").is_file()
+    assert weights[1:3] == ["old.pt", "new.pt"], "run below, with checkpoints of its own"
+
+
 @pytest.mark.slow
 def test_a_result_in_mlflow(run: Path, tmp_path: Path, capsys):
     from pipeline.tracking import open_run, prepare_store
@@ -167,9 +185,10 @@ def test_checkpoints_are_measured_on_the_same_videos_first(tmp_path: Path, capsy
     for seed, name in enumerate(("old", "new")):
         torch.manual_seed(seed)
         save_checkpoint(build_sam2("micro"), tmp_path / f"{name}.pt")
-    words = ["compare", *(str(tmp_path / f"{name}.pt") for name in ("old", "new")),
-             "--videos", str(tmp_path / "davis"), "--out", str(tmp_path / "out"),
+    places = {name: str(tmp_path / name) for name in ("old.pt", "new.pt")}
+    places["/data/DAVIS"] = str(tmp_path / "davis")
+    words = [*(places.get(word, word) for word in page_lines()[2]), "--out", str(tmp_path / "out"),
              "--runs", str(tmp_path / "runs"), "--device", "cpu", "--image-size", "96"]  # fmt: skip
-    assert main(words) == 0
+    assert main(words) == 0  # two videos prove nothing, so the gate of the line passes
     assert "2 videos" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("*/details.json"))) == 2
