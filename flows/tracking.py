@@ -105,10 +105,11 @@ def _record_data_stage(spec: StageSpec, result: StageResult) -> None:
     """Data stages know nothing of MLflow: their run is written down here, once."""
     if (Path(spec.folder) / RECORD).is_file():
         return
-    record = open_stage_run(spec)
+    ended = (Path(spec.folder) / "done.json").stat().st_mtime
+    record = open_stage_run(spec, began=int(1000 * (ended - result.seconds)))
     record.log_metrics(0, result.metrics, keep=True)
     record.set_tags({"made.sha256": result.digest})
-    record.close()
+    record.close(ended=int(1000 * ended))
 
 
 def journals(folder: Path) -> list[Path]:

@@ -41,12 +41,14 @@ def open_run(
     parent_folder: str | Path | None = None,
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    began: int = 0,
 ) -> Run:
     """The run that records the work `key` in `folder`: the one there is, or a new one. Asks no server and returns at
     once.
 
     parent: id of the run this one belongs under; when it is not known yet, parent_folder says where that run's
-    journal lies. Secrets in params and tags are blotted out.
+    journal lies. began: milliseconds since 1970 for work that was done before it is recorded; 0 is now. Secrets in
+    params and tags are blotted out.
     """
     opening = {
         "experiment": experiment,
@@ -60,13 +62,13 @@ def open_run(
         },
         "tags": _tags(tags or {}),
     }
-    return Run(uri, Path(folder), opening)
+    return Run(uri, Path(folder), opening, began)
 
 
 class Run:
     """One MLflow run, for writing. Nothing here waits for MLflow or raises because of it, except where it says so."""
 
-    def __init__(self, uri: str, folder: Path, opening: Mapping[str, Any]) -> None:
+    def __init__(self, uri: str, folder: Path, opening: Mapping[str, Any], began: int) -> None:
         self.uri, self.folder = uri, folder
         with suppress(OSError):
             set_apart(folder, opening["stage_id"])
@@ -74,7 +76,7 @@ class Run:
         if _is_open(folder, opening):
             self._journal.entry("again")
         else:
-            self._journal.entry("open", **opening)
+            self._journal.entry("open", **opening, **({"time": began} if began else {}))
         self._sender = Sender(folder, uri, opening["stage_id"]) if uri else None
 
     @property
@@ -109,9 +111,10 @@ class Run:
         """Attach a checkpoint later, when the store takes it."""
         self._journal.entry("checkpoint", file=str(file), name=name, sha256=digest, store=store)
 
-    def close(self, status: str = "FINISHED", wait_seconds: float = 20.0) -> None:
-        """End the run as FINISHED, FAILED or KILLED and send what is left, for at most `wait_seconds`."""
-        self._journal.entry("end", status=status)
+    def close(self, status: str = "FINISHED", wait_seconds: float = 20.0, ended: int = 0) -> None:
+        """End the run as FINISHED, FAILED or KILLED and send what is left, for at most `wait_seconds`. ended: see
+        `open_run`."""
+        self._journal.entry("end", status=status, **({"time": ended} if ended else {}))
         began = time.monotonic()
         if not self._journal.close(wait_seconds):
             logger.warning("%s does not take the last records of this stage", self.folder)

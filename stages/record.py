@@ -21,11 +21,11 @@ from stages.evaluation.jf import Protocol
 logger = logging.getLogger(__name__)
 
 
-def open_stage_run(spec: StageSpec) -> Run:
+def open_stage_run(spec: StageSpec, began: int = 0) -> Run:
     """The MLflow run of this stage, found again when the stage is continued.
 
     It carries the settings (as params and as config.yaml), the code's version, the environment, the data sets and
-    the weights the stage starts from. Secrets in settings are blotted out.
+    the weights the stage starts from. Secrets in settings are blotted out. began: see `open_run`.
     """
     folder, tracking = Path(spec.folder), spec.tracking
     made_by = {**code_version(), **environment()}
@@ -47,6 +47,7 @@ def open_stage_run(spec: StageSpec) -> Run:
             **_validation_tags(spec),
             **made_by,
         },
+        began=began,
     )
     attach_settings(run, folder, spec.settings, made_by)
     record_data(run, spec.settings)
