@@ -13,7 +13,7 @@ from stages.contract import read_result
 from tests.cluster import Cluster
 from tests.flows.test_end_to_end import TINY, Box
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ON_SLURM = [
     *("launch.launcher=slurm", "launch.partition=main", "launch.timeout_minutes=20"),
     *("launch.nodes=2", "launch.tasks_per_node=1", "launch.shards=2"),

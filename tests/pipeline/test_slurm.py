@@ -35,7 +35,7 @@ from tests.pipeline.slurm_jobs import (
 
 CONFIG = LaunchConfig(launcher="slurm", threads=1, timeout_minutes=30, partition="main")
 TWO = replace(CONFIG, nodes=2)
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 
 
 def listener(
