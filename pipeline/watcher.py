@@ -65,6 +65,7 @@ class Watcher(threading.Thread):
         """Look until the work is done. A disk that is full or away does not keep it from looking."""
         with suppress(StorageError):
             write_json(self.folder / f"task-{self.rank}.json", process_identity(os.getpid()))
+        write_beat(self.folder, pulse.now(self.rank))
         with self._open_stacks() as stacks:
             looked = time.monotonic()
             while not self.ended.wait(LOOK_SECONDS):
