@@ -93,7 +93,7 @@ def read_measured(folder: Path) -> Measured | None:
     evaluated, trained = read_result(folder, spec.key), read_result(trained_folder)
     if evaluated is None or trained is None or trained.checkpoint is None or spec.input is None:
         return None
-    if (spec.input.sha256, spec.input.uri) != (trained.checkpoint.sha256, trained.checkpoint.uri):
+    if spec.input.sha256 != trained.checkpoint.sha256:
         return None  # a checkpoint from elsewhere was measured
     return Measured(trained, trained_spec.kind, spec, evaluated, folder)
 

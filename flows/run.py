@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.checkpoints import external_checkpoint, in_place
+from flows.checkpoints import at_hand, external_checkpoint, in_place
 from pipeline.config import did_you_mean
 from pipeline.errors import ConfigError, PipelineError, StageError, StorageError
 from pipeline.launch import stop_stage
@@ -219,7 +219,7 @@ class Run:
         return self._checkpoint_of(source, stage) if source is not None else None
 
     def _checkpoint_of(self, source: str, needed_by: PlannedStage) -> CheckpointRef:
-        reference = self._result_of(source, needed_by).checkpoint
+        reference = at_hand(self._result_of(source, needed_by), self.recipe)
         if reference is None:
             raise StageError(
                 f"{source} is done but names no checkpoint in {self.folder(source) / 'done.json'}; "
