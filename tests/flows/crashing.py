@@ -35,6 +35,8 @@ STEPS = (
     "while it runs",
     "before the result is read",
 )
+SLOWLY = "slowly"
+"""No death, but time between the look for a job and the submission of one."""
 HOLD, LIVES = "hold", "lives"
 
 
@@ -95,6 +97,9 @@ def arm(step: str) -> None:
         before(submission, "write_handle")
     elif step == "after the handle":
         after(submission, "write_handle")
+    elif step == SLOWLY:
+        real = launch.submit
+        launch.submit = lambda *words: (time.sleep(2.0), real(*words))[1]
     elif step == "while it runs":
         after(launch, "read_progress")
     elif step == "before the result is read":

@@ -15,8 +15,9 @@ import pytest
 from pipeline.claim import holder_of
 from pipeline.intent import read_handle
 from pipeline.local import NAME_VARIABLE
+from pipeline.storage import read_json
 from stages.contract import read_result
-from tests.flows.crashing import HOLD, LIVES, STEPS
+from tests.flows.crashing import HOLD, LIVES, SLOWLY, STEPS
 from tests.pipeline.fake_slurm import Scheduler, install
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,11 @@ class Flow:
     def let_go(self) -> None:
         """The job may end."""
         (self.run / HOLD).unlink()
+
+    def watched_by(self, process: subprocess.Popen[str]) -> bool:
+        """Whether that flow has a job of its own, or has joined one."""
+        lease = read_json(self.stage / "lease.json") or {}
+        return lease.get("pid") == process.pid and (self.stage / "handle.json").exists()
 
     def lives(self) -> list[str]:
         """How often a job began its work."""
@@ -93,8 +99,9 @@ def test_a_killed_flow_has_one_job_and_one_result(tmp_path: Path, step: str) -> 
     assert holder_of(flow.stage) is None, "the kernel has taken the claim back"
     again = flow.start()
     if step != "before the result is read":
+        until(lambda: flow.watched_by(again))
         until(flow.lives)
-        until(lambda: len(flow.jobs()) == 1)
+        assert len(flow.jobs()) == 1
         flow.let_go()
     assert "done: world" in end(again)
     assert len(flow.lives()) == 1
@@ -108,7 +115,7 @@ def test_a_killed_flow_has_one_job_and_one_result(tmp_path: Path, step: str) -> 
 
 def test_two_flows_at_the_same_moment_have_one_job(tmp_path: Path) -> None:
     flow = Flow(tmp_path, {})
-    both = [flow.start(), flow.start()]
+    both = [flow.start(SLOWLY), flow.start(SLOWLY)]
     until(flow.lives)
     time.sleep(1.0)
     assert len(flow.jobs()) == 1
