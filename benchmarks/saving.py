@@ -54,12 +54,14 @@ def state_of(network: str) -> TrainState:
 
 
 def _stall(folder: Path, network: str, pairs: int) -> Row:
-    state, ours, theirs = state_of(network), [], []
+    state, ours, theirs, copies = state_of(network), [], [], []
     with Saver(folder, LoopConfig(), World()) as saver:
         for turn in range(pairs + 1):
             for wait in (False, True) if turn % 2 else (True, False):
                 state.step += 1
+                worked = time.thread_time()
                 taken = milliseconds(lambda wait=wait: saver.save(state, wait=wait))
+                copies.append(1000 * (time.thread_time() - worked))
                 saver.wait()
                 if turn:  # the first one makes the buffers
                     (theirs if wait else ours).append(taken)
@@ -72,7 +74,7 @@ def _stall(folder: Path, network: str, pairs: int) -> Row:
         statistics.median(ours),
         statistics.median(theirs),
         statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
-        f"{size_text(size)}, with AdamW's moments; 1 thread",
+        f"{size_text(size)}, with AdamW's moments; copying takes {statistics.median(copies):.0f} ms of one core",
     )
 
 
@@ -80,7 +82,7 @@ def _kills(folder: Path) -> list[Row]:
     """Runs that are killed at random moments and started again."""
     lost: dict[int, list[float]] = {interval: [] for interval in INTERVALS}
     restarts, chance = [], random.Random(0)
-    begun = _Life(folder / "begun", 100, 0.2).first_step
+    begun = [_Life(folder / f"begun-{turn}", 100, 0.2).first_step for turn in range(KILLS)]
     for interval in INTERVALS:
         for _ in range(KILLS):
             life = _Life(folder / f"every-{interval}", interval, 1 + 3 * chance.random())
@@ -89,7 +91,7 @@ def _kills(folder: Path) -> list[Row]:
             lost[interval].append((life.step - kept) * life.seconds_a_step)
             restarts.append(life.first_step)
     often, seldom = (1000 * statistics.mean(lost[interval]) for interval in INTERVALS)
-    first, again = 1000 * begun, 1000 * statistics.median(restarts[1:])
+    first, again = 1000 * statistics.median(begun), 1000 * statistics.median(restarts[1:])
     most = 1000 * max(lost[INTERVALS[0]])
     return [
         Row(

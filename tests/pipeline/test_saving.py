@@ -310,3 +310,5 @@ def test_the_copy_is_of_everything_and_on_the_cpu() -> None:
     assert copied["a"].sum() == 15 and copied["a"].untyped_storage().nbytes() == 24
     assert all_finite(values) and not all_finite({"x": [torch.tensor([1.0, float("nan")])]})
     assert not all_finite({"x": torch.tensor(float("-inf"), dtype=torch.bfloat16)})
+    assert all_finite({"x": torch.full((9,), 3e38)}), "though their sum is not"
+    assert not all_finite({"x": torch.tensor([float("inf"), -float("inf")])})
