@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.jobs import add_job_options, launch_config
 from flows.parts import progress_bar
+from flows.weights import local_weights
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import require_writable, sha256
 
@@ -68,7 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     masks.add_argument("--workers", type=int, metavar="N", help="processes; default: every core")
     add_job_options(masks, "videos")
     weights = parser.add_argument_group("a checkpoint on data")
-    weights.add_argument("--checkpoint", help="weights: a file, URL or runs:/…")
+    weights.add_argument("--checkpoint", help="weights: a file, URL, runs:/… or models:/…")
+    weights.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
     weights.add_argument("--preset", help="the size the weights must have; found out by itself")
     weights.add_argument("--image-size", type=int, metavar="N", help="the network's input side")
     weights.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
@@ -85,7 +87,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             "evaluate needs --pred with --gt, or --checkpoint with --videos or --images"
         )
     result = measure(
-        arguments.checkpoint,
+        str(local_weights(arguments.checkpoint, arguments.runs)),
         arguments.out,
         images=arguments.images,
         videos=arguments.videos,

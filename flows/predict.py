@@ -15,6 +15,7 @@ from flows.jobs import launch_config
 from flows.parts import progress_bar
 from flows.predict_end import check_wishes, conclude
 from flows.predict_words import spec_of
+from flows.weights import local_weights
 from pipeline.errors import ConfigError, DataError
 from stages.prediction.results import NOTES, places_in
 from stages.prediction.spec import Event, PredictSpec, Summary, Tell
@@ -38,8 +39,7 @@ def predict(arguments: argparse.Namespace) -> int:
             "--shard is one part of many: no --jobs, --score or --zip; leave it out of a last call, "
             "which finds the parts finished"
         )
-    weights = _weights(arguments.checkpoint, arguments.runs.expanduser().absolute())
-    spec = replace(spec, checkpoint=str(weights.resolve()))
+    spec = replace(spec, checkpoint=str(local_weights(arguments.checkpoint, arguments.runs)))
     if arguments.score or arguments.zip:
         check_wishes(spec, arguments.zip)
     if config is None:
@@ -101,15 +101,6 @@ def _in_jobs(spec: PredictSpec, jobs: int, config: LaunchConfig) -> Summary:
         failures=tuple(line for part in parts for line in part.failures),
         places=places_in(Path(spec.out)),
     )
-
-
-def _weights(words: str, runs: Path) -> Path:
-    """A local file, or folder of shards, with the weights."""
-    from pipeline.tracking import fetch_checkpoint
-
-    if Path(words).expanduser().is_dir():
-        return Path(words).expanduser()
-    return fetch_checkpoint(words, "", runs / "cache", f"sqlite:///{runs / 'mlflow.db'}")
 
 
 @contextmanager

@@ -41,7 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a picture, a video, a folder of frames, or a data set in the layout of DAVIS, MOSE, "
         "LVOS, YouTube-VOS or SA-V",
     )
-    parser.add_argument("--checkpoint", required=True, help="weights: a file, URL or runs:/…")
+    parser.add_argument(
+        "--checkpoint", required=True, help="weights: a file, URL, runs:/… or models:/…"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--preset", help="the size the weights must have; found out by itself")
     parser.add_argument("--image-size", type=int, metavar="N", help="the network's input side")

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.weights import local_weights
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What may stand on the command line."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--preset", nargs="+", choices=PRESETS, help="networks by size")
-    which.add_argument("--checkpoint", help="or that of these weights: a file, URL or runs:/…")
+    which.add_argument(
+        "--checkpoint", help="or that of these weights: a file, URL, runs:/… or models:/…"
+    )
     parser.add_argument(
         "--work", nargs="+", choices=WORKS, default=list(WORKS), help="what to time (all three)"
     )
@@ -107,7 +110,7 @@ def _cases(arguments: argparse.Namespace, device: str) -> list[SpeedCase]:
     precision: Precision = arguments.precision or ("bf16" if device.startswith("cuda") else "fp32")
     networks: list[dict[str, Any]] = [{"preset": name} for name in arguments.preset or ()]
     if arguments.checkpoint:
-        networks = [{"checkpoint": _weights(arguments)}]
+        networks = [{"checkpoint": str(local_weights(arguments.checkpoint, arguments.runs))}]
     return [
         SpeedCase(
             work=work,
@@ -151,14 +154,6 @@ def _write(path: Path, about: str, cases: Sequence[SpeedCase], found: Sequence[S
     lines = [asdict(case) | asdict(one) for case, one in zip(cases, found, strict=True)]
     write_json(path, {"about": about, "percentiles": [50, 90, 99], "lines": lines})
     print(path)
-
-
-def _weights(arguments: argparse.Namespace) -> str:
-    from pipeline.tracking import fetch_checkpoint
-
-    runs = arguments.runs.expanduser().absolute()
-    uri = f"sqlite:///{runs / 'mlflow.db'}"
-    return str(fetch_checkpoint(arguments.checkpoint, "", runs / "cache", uri))
 
 
 def _processor() -> str:
