@@ -3,6 +3,7 @@ free."""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -43,6 +44,9 @@ def run_cli(main: Callable[[], int | None]) -> int:
         for line in str(error).splitlines():
             print(f"error: {redact(line)}", file=sys.stderr)
         return MISUSE
+    except BrokenPipeError:  # whoever read our words, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (KeyboardInterrupt, StopRequested):
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.errors import ConfigError
+
 BLOT = "***"
 NAMES = (
     r"(?:password|passwd|passphrase|pwd|secret|token|credentials?|authorization|signature|"
@@ -78,6 +80,28 @@ def redacted(value: Any, name: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [redacted(inner, name) for inner in value]
     return redact(value, name) if isinstance(value, str) else value
+
+
+def require_no_secrets(values: Any, where: str = "") -> None:
+    """Refuse settings that hold a secret: they are written to run folders, MLflow and Prefect. Raises
+    ConfigError naming the setting, without its value."""
+    if isinstance(values, Mapping):
+        for key, inner in values.items():
+            require_no_secrets(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(values, list | tuple):
+        for inner in values:
+            require_no_secrets(inner, where)
+    elif isinstance(values, str) and _looks_secret(values):
+        raise ConfigError(
+            f"{where}: found what looks like a secret ({redact(values)}); settings are written to files "
+            "that others read. Give it through the environment: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY for storage, MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD for MLflow"
+        )
+
+
+def _looks_secret(text: str) -> bool:
+    return any(pattern.sub(instead, text) != text for pattern, instead in _LOOKS)
 
 
 class RedactingFilter(logging.Filter):

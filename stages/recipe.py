@@ -16,6 +16,7 @@ from data.spec import DatasetSpec
 from data.world.spec import WorldSpec
 from pipeline.config import compose, did_you_mean, parse
 from pipeline.errors import ConfigError
+from pipeline.redaction import require_no_secrets
 from pipeline.settings import LaunchConfig
 from pipeline.storage import is_remote, local_path
 from stages.contract import TRAINING_KINDS, StageKind
@@ -112,6 +113,7 @@ def load_recipe(overrides: Sequence[str]) -> Recipe:
     Raises ConfigError naming the key, what was found and what was expected.
     """
     values = compose(CONFIG_DIR, "config", list(overrides))
+    require_no_secrets(values)
     recipe = parse(Recipe, values, where="recipe")
     _check(recipe)
     return recipe

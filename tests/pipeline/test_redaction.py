@@ -4,7 +4,14 @@ import logging
 
 import pytest
 
-from pipeline.redaction import RedactingFilter, redact, redact_logs, redacted
+from pipeline.errors import ConfigError
+from pipeline.redaction import (
+    RedactingFilter,
+    redact,
+    redact_logs,
+    redacted,
+    require_no_secrets,
+)
 
 LOOKS = {
     "postgresql://mlflow:hunter2secret@db/mlflow": "postgresql://***@db/mlflow",
@@ -83,3 +90,24 @@ def test_every_handler_gets_the_filter_once(caplog: pytest.LogCaptureFixture):
         assert [type(item) for item in handler.filters] == [RedactingFilter]
     finally:
         logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tracking": {"uri": "https://lab:hunter2secret@mlflow.lab"}},
+        {"datasets": {"train": {"root": "s3://bucket/a?X-Amz-Signature=abc123hunter2"}}},
+        {"launch": {"setup": ["export HF=hf_0123456789abcdefghijhunter2"]}},
+    ],
+)
+def test_settings_with_a_secret_are_refused_without_showing_it(settings: dict):
+    with pytest.raises(
+        ConfigError, match=r"looks like a secret .* through the environment"
+    ) as said:
+        require_no_secrets(settings)
+    assert "hunter2" not in str(said.value)
+    assert str(said.value).startswith(next(iter(settings)))
+
+
+def test_ordinary_settings_pass():
+    require_no_secrets({"a": ["s3://bucket/key", 1, None], "b": {"uri": "http://127.0.0.1:5050"}})
