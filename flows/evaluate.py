@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import add_job_options, launch_config
-from flows.parts import progress_bar
 from flows.weights import local_weights
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import require_writable, sha256
@@ -104,6 +103,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def _score_masks(arguments: argparse.Namespace) -> int:
     """Masks against masks."""
+    from flows.parts import progress_bar
     from pipeline.environment import free_cores
     from stages.evaluation.folders import compare, conclude, score_videos
     from stages.evaluation.jf import Protocol
@@ -148,6 +148,7 @@ def _score_in_jobs(
     comparison: Comparison, jobs: int, config: LaunchConfig, folder: Path, workers: int | None
 ) -> list[VideoScore]:
     """The videos shared out over jobs; those that are done, of the same files, are not repeated."""
+    from flows.parts import progress_bar
     from pipeline.array import launch_array, shard_folders
     from stages.evaluation.folders import Share, score_share
 
