@@ -9,14 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from flows.weights import local_weights
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from stages.speed import Precision, Speed, SpeedCase
 
 WORKS = ("image", "click", "video")
@@ -74,6 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def speed(arguments: argparse.Namespace) -> int:
     """Measure each network, work and number of objects, and show them in one table."""
     import torch
+    from rich.console import Console
 
     from stages.speed import WARM_UP, measure_each
 
@@ -133,6 +132,9 @@ def _cases(arguments: argparse.Namespace, device: str) -> list[SpeedCase]:
 
 
 def _table(cases: Sequence[SpeedCase], found: Sequence[Speed]) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, caption="p50 to first: milliseconds", caption_justify="left")
     for column in ("network", "work"):
         table.add_column(column, no_wrap=True)
