@@ -22,9 +22,9 @@ from flows.registry import METRICS
 from flows.sync import store_of
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.mlflow_store import KEY_TAG, answers
-from pipeline.registry import Version, version_at, version_numbered
+from pipeline.registry import Version, version_named
 from pipeline.remote import is_remote, shown
-from pipeline.replay import metric_name
+from pipeline.replay import allowed_name
 from pipeline.storage import sha256
 from stages.contract import TRAINING_KINDS, read_result, read_spec
 
@@ -73,7 +73,7 @@ def trace(reference: str, uri: str) -> Origin:
     when the store does not answer.
     """
     if reference.startswith("models:/"):
-        version = _version(reference, uri)
+        version = version_named(uri, reference)
         made_from = _Tracer([MlflowRecords(uri)]).checkpoint(
             version.sha256, version.source, version.run_id
         )
@@ -86,7 +86,7 @@ def trace(reference: str, uri: str) -> Origin:
     if not path.is_file() and not is_remote(reference):
         raise ConfigError(f"{reference}: there is no such file or folder; {KNOWN}")
     digest = sha256(reference if is_remote(reference) else path)
-    tracer = _Tracer([FolderRecords(path.resolve().parents[1]), MlflowRecords(uri)])
+    tracer = _Tracer([FolderRecords(path.resolve().parent.parent), MlflowRecords(uri)])
     origin = tracer.checkpoint(digest, shown(reference), "")
     if not origin.made_from:
         raise CheckpointError(
@@ -94,20 +94,6 @@ def trace(reference: str, uri: str) -> Origin:
             "give another store with --tracking"
         )
     return origin
-
-
-def _version(reference: str, uri: str) -> Version:
-    found = re.fullmatch(r"models:/([^/@]+)(?:@(.+)|/(\d+))", reference)
-    if not found:
-        raise ConfigError(f"{reference}: {KNOWN}")
-    model, alias, number = found.groups()
-    version = version_at(uri, model, alias) if alias else version_numbered(uri, model, int(number))
-    if version is None:
-        raise CheckpointError(
-            f"{reference}: {shown(uri)} has no such {'alias' if alias else 'version'} of {model}; "
-            "give another store with --tracking"
-        )
-    return version
 
 
 def _version_facts(version: Version) -> dict[str, str]:
@@ -209,7 +195,7 @@ class _Tracer:
 
 
 def _worth_of(record: StageRecord, name: str) -> str | None:
-    value = record.metrics.get(name, record.metrics.get(metric_name(name)))
+    value = record.metrics.get(name, record.metrics.get(allowed_name(name)))
     if value is None:
         return None
     protocol = record.tags.get(f"{name.split('/')[0]}.protocol", "")

@@ -134,7 +134,8 @@ def folder_record(folder: Path) -> StageRecord:
         elif entry["kind"] == "tags":
             tags |= entry["values"]
         elif entry["kind"] == "checkpoint":
-            tags |= {DIGEST_TAG: entry["sha256"], f"checkpoint.{entry['name']}.uri": entry["file"]}
+            file = entry["file"]
+            tags |= {DIGEST_TAG: entry["sha256"], f"checkpoint.{Path(file).name}.uri": file}
     done = read_json(folder / "done.json") or {}
     return StageRecord(tags, done.get("metrics", {}), done.get("run_id", ""))
 

@@ -20,7 +20,7 @@ from pipeline.mlflow_store import answers, find_run, first_line
 from pipeline.publishing import fetch_checkpoint
 from pipeline.registry import Version, move_alias, register, tag_version, version_at, version_of
 from pipeline.remote import shown
-from pipeline.replay import metric_name
+from pipeline.replay import allowed_name
 from stages.contract import StageKind, StageResult, StageSpec, read_result, read_spec
 from stages.evaluation.compare import Change, compare
 from stages.evaluation.details import DETAILS, read_details
@@ -139,7 +139,7 @@ def _tags(measured: Measured) -> dict[str, str]:
         "evaluation.run_id": evaluated.run_id,
     }
     known = (name for name in METRICS if name in evaluated.metrics)
-    tags |= {metric_name(name): f"{evaluated.metrics[name]:.4f}" for name in known}
+    tags |= {allowed_name(name): f"{evaluated.metrics[name]:.4f}" for name in known}
     for figure in _scores(measured).figures.values():
         part = figure.name.split("/")[0]
         tags |= {f"{part}.protocol": figure.protocol, f"{part}.split": figure.split}

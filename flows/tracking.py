@@ -13,8 +13,9 @@ from flows.run import DATA_KINDS, Run
 from pipeline.journal import EARLIER, RECORD
 from pipeline.mlflow_store import answers, first_line
 from pipeline.provenance import code_version, environment
-from pipeline.remote import shown
+from pipeline.remote import is_remote, shown
 from pipeline.replay import send_waiting, waiting
+from pipeline.storage import local_path
 from pipeline.tracking import Run as MLflowRun
 from pipeline.tracking import open_run, prepare_store
 from stages.contract import StageResult, StageSpec, read_spec
@@ -37,8 +38,9 @@ def open_parent_run(run: Run) -> Iterator[None]:
     """
     recipe = run.recipe
     uri, experiment = recipe.tracking_uri, recipe.tracking.experiment
+    artifacts = _absolute(recipe.tracking.artifacts)
     if answers(uri):
-        prepare_store(uri, experiment, _artifacts(run))
+        prepare_store(uri, experiment, artifacts)
     else:
         logger.warning(
             "MLflow at %s does not answer; the run goes on, and its records wait in %s",
@@ -60,7 +62,7 @@ def open_parent_run(run: Run) -> Iterator[None]:
     }
     parent = open_run(
         uri, experiment, recipe.folder.name, f"recipe:{recipe.folder}", recipe.folder,
-        params=params, tags=tags,
+        artifacts=artifacts, params=params, tags=tags,
     )  # fmt: skip
     attach_settings(parent, recipe.folder, asdict(recipe), made_by)
     run.tracking = {
@@ -68,7 +70,7 @@ def open_parent_run(run: Run) -> Iterator[None]:
         "experiment": experiment,
         "parent": parent.wait_id(ID_SECONDS),
         "parent_folder": str(recipe.folder),
-        "artifacts": recipe.tracking.artifacts,
+        "artifacts": artifacts,
     }
     status = "KILLED"
     try:
@@ -81,6 +83,13 @@ def open_parent_run(run: Run) -> Iterator[None]:
         _sum_up(run, parent)
         parent.close(status)
         catch_up(recipe.folder, uri, CATCH_UP_SECONDS if status == "FINISHED" else 0.0)
+
+
+def _absolute(place: str | None) -> str | None:
+    """A folder as jobs find it, which start elsewhere; a URL is one already."""
+    if not place or is_remote(place):
+        return place
+    return str(local_path(place).absolute())
 
 
 def _sum_up(run: Run, parent: MLflowRun) -> None:
@@ -121,9 +130,9 @@ def journals(folder: Path) -> list[Path]:
 def catch_up(folder: Path, uri: str, seconds: float) -> tuple[int, int]:
     """Send what waits below a run's folder, for at most about `seconds`; (journals sent, journals that still wait).
 
-    Stops at the first error: a store that does not take one journal will not take the next.
+    Stops when the store falls silent; a journal it does not take, say for its files, holds up no other.
     """
-    late = [path for path in journals(folder) if waiting(path)]
+    late = [path for path in journals(folder) if waiting(path, uri)]
     until, sent = time.monotonic() + seconds, 0
     for path in late if answers(uri) else ():
         if time.monotonic() > until:
@@ -132,21 +141,13 @@ def catch_up(folder: Path, uri: str, seconds: float) -> tuple[int, int]:
             send_waiting(path, uri)
         except Exception as error:  # HTTP, SQLAlchemy and MLflow errors share no base
             logger.warning("MLflow did not take %s (%s)", path, first_line(error))
-            break
-        sent += 1
+            if not answers(uri):
+                break
+        else:
+            sent += 1
     if sent < len(late):
         logger.warning(
             "records of %d of %s's stages wait for MLflow; `sam2-pipeline sync %s` sends them",
             len(late) - sent, folder.name, folder,
         )  # fmt: skip
     return sent, len(late) - sent
-
-
-def _artifacts(run: Run) -> str | Path | None:
-    """Where files of a new experiment go: the recipe's own store, else the runs folder, which a server elsewhere
-    knows nothing of."""
-    recipe = run.recipe
-    if recipe.tracking.artifacts:
-        return recipe.tracking.artifacts
-    is_here = recipe.tracking_uri.startswith("sqlite:")
-    return recipe.runs_folder / "artifacts" if is_here else None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-
-from pipeline.errors import CheckpointError, ConfigError
 
 
 def local_weights(words: str, runs: Path) -> Path:
@@ -22,21 +19,8 @@ def local_weights(words: str, runs: Path) -> Path:
     runs, digest = runs.expanduser().absolute(), ""
     uri = f"sqlite:///{runs / 'mlflow.db'}"
     if words.startswith("models:/"):
-        words, digest = _registered(words, uri)
+        from pipeline.registry import version_named
+
+        version = version_named(uri, words)
+        words, digest = version.source, version.sha256
     return fetch_checkpoint(words, digest, runs / "cache", uri).resolve()
-
-
-def _registered(words: str, uri: str) -> tuple[str, str]:
-    """Reference and digest of a version of the registry."""
-    from pipeline.registry import version_at, version_numbered
-
-    found = re.fullmatch(r"models:/([^/@]+)(?:@(.+)|/(\d+))", words)
-    if not found:
-        raise ConfigError(f"{words}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
-    model, alias, number = found.groups()
-    version = version_at(uri, model, alias) if alias else version_numbered(uri, model, int(number))
-    if version is None:
-        raise CheckpointError(
-            f"{words}: the MLflow store of the runs folder has no such version; --runs names another"
-        )
-    return version.source, version.sha256

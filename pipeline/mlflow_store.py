@@ -28,15 +28,18 @@ def prepare_store(uri: str, experiment: str, artifacts: str | Path | None = None
     """Make the tracking store and the experiment where they do not exist; returns the experiment's id.
 
     Only the orchestrator calls this, before jobs start: two processes that make the schema of a database at once
-    break it. uri: `sqlite:////absolute/file.db` or `http://host:port`. artifacts: folder or URL of the files of new
-    experiments. Raises StorageError when the store cannot be used.
+    break it. uri: `sqlite:////absolute/file.db` or `http://host:port`. artifacts: folder or URL of the files of a new
+    experiment; by default a server's own, or `artifacts` beside a database file. Raises StorageError when the store
+    cannot be used.
     """
     from mlflow.exceptions import MlflowException
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table
     try:
         if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(uri.removeprefix("sqlite:///")).absolute().parent
+            beside.mkdir(parents=True, exist_ok=True)
+            artifacts = artifacts or beside / "artifacts"
         found = client(uri).get_experiment_by_name(experiment)
         if found is not None:
             return str(found.experiment_id)

@@ -2,12 +2,13 @@
 
 A file goes straight to where the run's artifacts lie (a folder, or a bucket in several parts), not through the
 tracking server. Where the server keeps artifacts itself (`mlflow-artifacts:`), `tracking.artifacts` names a store of
-our own; without one the server's proxy takes files up to PROXY_BYTES. What was stored is read back, and only then do
-the run's tags refer to it.
+our own; without one the server's proxy takes files up to PROXY_BYTES, and a larger one stays where it is. What was
+stored is read back, and only then do the run's tags refer to it.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,39 +31,40 @@ PROXY_BYTES = 500_000_000
 """Above this, uploads through a tracking server run into its time-outs (reports speak of 800 MB)."""
 DIGEST_TAG = "checkpoint.sha256"
 """Of the run that wrote a checkpoint: finds the run of a file."""
-
-
-class RefusedError(StorageError):
-    """The store will not take this file the next time either."""
+logger = logging.getLogger(__name__)
 
 
 def place(
-    uri: str, run_id: str, file: Path, name: str, digest: str, store: str = ""
+    uri: str, run_id: str, file: Path, digest: str, store: str = ""
 ) -> tuple[str, dict[str, str]]:
-    """Put `file` among the artifacts of a run as `checkpoints/<name>`; returns its reference and the tags that
-    make the reference known.
+    """Put `file` among the artifacts of a run, below `checkpoints/`; returns its reference and the tags that
+    make the reference known. A file too large for a server's proxy stays where it is, and its path is the reference.
 
-    store: folder or URL that takes checkpoints in place of the run's own artifacts. Raises StorageError when it is
-    refused or does not read back as it was; then nothing refers to it.
+    store: folder or URL that takes checkpoints in place of the run's own artifacts. Raises StorageError when the store
+    does not take it or it does not read back as it was; then nothing refers to it.
     """
-    root = str(client(uri).get_run(run_id).info.artifact_uri)
-    reference = f"runs:/{run_id}/checkpoints/{name}"
-    if store:
-        target = f"{store.rstrip('/')}/{run_id}/checkpoints/{name}"
-        _put(file, target, digest)
-    elif root.startswith("mlflow-artifacts:"):
-        target = ""
-        _put_through_proxy(uri, run_id, file, name, digest)
-    else:
-        target = f"{root.rstrip('/')}/checkpoints/{name}"
-        _put(file, target, digest)
+    name, root = file.name, str(client(uri).get_run(run_id).info.artifact_uri)
+    reference, place_tag = f"runs:/{run_id}/checkpoints/{name}", f"checkpoint.{name}.uri"
     tags = {
         f"checkpoint.{name}.sha256": digest,
         f"checkpoint.{name}.bytes": str(file.stat().st_size),
         DIGEST_TAG: digest,
     }
     if store:
-        tags[f"checkpoint.{name}.uri"] = target
+        target = f"{store.rstrip('/')}/{run_id}/checkpoints/{name}"
+        _put(file, target, digest)
+        tags[place_tag] = target
+    elif not root.startswith("mlflow-artifacts:"):
+        _put(file, f"{root.rstrip('/')}/checkpoints/{name}", digest)
+    elif file.stat().st_size > PROXY_BYTES:
+        logger.warning(
+            "%s has %s, more than the %s that are sent through a tracking server, and stays where it is; "
+            "give a store of your own with tracking.artifacts=s3://…",
+            file, size_text(file.stat().st_size), size_text(PROXY_BYTES),
+        )  # fmt: skip
+        reference = tags[place_tag] = str(file)
+    else:
+        _put_through_proxy(uri, run_id, file, digest)
     return reference, tags
 
 
@@ -88,23 +90,13 @@ def _verify(target: str, size: int, digest: str) -> None:
         raise StorageError(f"{shown(target)} reads back with sha256 {read}, sent {digest}")
 
 
-def _put_through_proxy(uri: str, run_id: str, file: Path, name: str, digest: str) -> None:
-    length = file.stat().st_size
-    if length > PROXY_BYTES:
-        raise RefusedError(
-            f"{file} has {size_text(length)}, more than the {size_text(PROXY_BYTES)} that are sent "
-            "through a tracking server; give a store of your own with tracking.artifacts=s3://…"
-        )
-    if file.name != name:
-        raise RefusedError(
-            f"a tracking server stores files under their own name: {file.name}, not {name}"
-        )
+def _put_through_proxy(uri: str, run_id: str, file: Path, digest: str) -> None:
     client(uri).log_artifact(run_id, str(file), "checkpoints")
-    folder = file.parent / f".{name}.back"
+    folder = file.parent / f".{file.name}.back"
     try:
-        back = _download(f"runs:/{run_id}/checkpoints/{name}", folder / name, uri)
+        back = _download(f"runs:/{run_id}/checkpoints/{file.name}", folder / file.name, uri)
         if (read := sha256(back)) != digest:
-            raise StorageError(f"{name} reads back from {shown(uri)} with sha256 {read}")
+            raise StorageError(f"{file.name} reads back from {shown(uri)} with sha256 {read}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -6,12 +6,13 @@ a version stands in its tags: `sha256` and `uri`, the reference that `fetch_chec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StorageError
+from pipeline.errors import CheckpointError, ConfigError, StorageError
 from pipeline.mlflow_store import client, first_line
 from pipeline.redaction import redact
 from pipeline.remote import is_remote, shown
@@ -99,6 +100,23 @@ def version_at(uri: str, model: str, alias: str) -> Version | None:
 def version_numbered(uri: str, model: str, version: int) -> Version | None:
     """A version by its number, or None. Raises StorageError when the store does not answer."""
     return _asked(uri, model, lambda: client(uri).get_model_version(model, str(version)))
+
+
+def version_named(uri: str, words: str) -> Version:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names. Raises ConfigError for words that are
+    neither, CheckpointError when there is none, StorageError when the store does not answer."""
+    found = re.fullmatch(r"models:/([^/@]+)(?:@(.+)|/(\d+))", words)
+    if not found:
+        raise ConfigError(f"{words}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    model, alias, number = found.groups()
+    version = version_at(uri, model, alias) if alias else version_numbered(uri, model, int(number))
+    if version is None:
+        what = "alias" if alias else "version"
+        raise CheckpointError(
+            f"{words}: the MLflow store {shown(uri)} has no such {what} of {model}; "
+            "give the runs folder it belongs to with --runs"
+        )
+    return version
 
 
 def version_of(uri: str, model: str, sha256: str, run_id: str = "") -> Version | None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import StorageError
 from pipeline.journal import (
@@ -35,7 +35,7 @@ from pipeline.mlflow_store import (
     prepare_store,
     run_of,
 )
-from pipeline.publishing import RefusedError, place
+from pipeline.publishing import place
 from pipeline.storage import read_json, sha256, write_json
 
 POINTS, WORDS = 1000, 100
@@ -47,9 +47,12 @@ PASS_SECONDS, LONGEST_SECONDS = 2.0, 60.0
 logger = logging.getLogger(__name__)
 
 
-def waiting(folder: Path) -> int:
-    """How much of a folder's journal no store has taken yet: bytes of its lines, and files; 0 is nothing."""
+def waiting(folder: Path, uri: str = "") -> int:
+    """How much of a folder's journal no store has taken yet: bytes of its lines, and files; 0 is nothing. uri: the
+    store in question; by default the one that was sent to last."""
     sent = read_json(folder / SENT) or {}
+    if uri and sent.get("uri") != uri:
+        sent = {}
     lines = sum(
         max(0, size(folder / name) - int(sent.get(part, 0)))
         for name, part in ((METRICS, "metrics"), (RECORD, "record"))
@@ -127,7 +130,7 @@ def _ensure_run(uri: str, opening: Mapping[str, Any]) -> str:
         **({PARENT_TAG: parent} if parent else {}),
     }
     made = client(uri).create_run(
-        prepare_store(uri, experiment),
+        prepare_store(uri, experiment, opening.get("artifacts")),
         start_time=opening["time"],
         tags=tags,
         run_name=opening["name"],
@@ -148,11 +151,9 @@ def _send_metrics(folder: Path, uri: str, state: dict[str, Any]) -> None:
         if points:
             run_id = state["run_id"]
             _offer(
-                points,
+                uri, run_id, "metric", points,
                 lambda some: client(uri).log_batch(run_id, metrics=some),
-                "metric",
-                lambda: _is_gone(uri, run_id),
-            )
+            )  # fmt: skip
             points.clear()
             state["metrics"] = end
             write_json(folder / SENT, state)
@@ -163,15 +164,15 @@ def _send_metrics(folder: Path, uri: str, state: dict[str, Any]) -> None:
         if len(points) + len(values) > POINTS:
             flush(end)
         points += [
-            Metric(metric_name(name), float(value), row["time"], row["step"])
+            Metric(allowed_name(name), float(value), row["time"], row["step"])
             for name, value in values.items()
         ]
         end = after
     flush(end)
 
 
-def metric_name(name: str) -> str:
-    """A name MLflow takes: `image/miou@1` becomes `image/miou_at_1`."""
+def allowed_name(name: str) -> str:
+    """A name MLflow takes, of a metric, param or tag: `image/miou@1` becomes `image/miou_at_1`."""
     return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))
 
 
@@ -180,12 +181,8 @@ def _send_entries(folder: Path, uri: str, state: dict[str, Any], end: int) -> No
     run_id = state["run_id"]
 
     def offer(entry: Mapping[str, Any]) -> None:
-        _offer(
-            [entry],
-            lambda some: _apply(uri, run_id, some[0]),
-            str(entry["kind"]),
-            lambda: _is_gone(uri, run_id),
-        )
+        kind = str(entry["kind"])
+        _offer(uri, run_id, kind, [entry], lambda some: _apply(uri, run_id, some[0]))
 
     for entry, after in lines_with_ends(folder / RECORD, state["record"], end):
         if entry["kind"] in FILES:
@@ -225,17 +222,25 @@ def _send_params(uri: str, run_id: str, params: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 
     there = client(uri).get_run(run_id).data.params
-    new = [Param(name, value) for name, value in params.items() if name not in there]
-    for start in range(0, len(new), WORDS):
-        client(uri).log_batch(run_id, params=new[start : start + WORDS])
+    named = {allowed_name(name): value for name, value in params.items()}
+    new = [Param(name, value) for name, value in named.items() if name not in there]
+    _send_words(uri, run_id, "param", new)
 
 
 def _send_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
-    new = [RunTag(name, value) for name, value in tags.items()]
-    for start in range(0, len(new), WORDS):
-        client(uri).log_batch(run_id, tags=new[start : start + WORDS])
+    new = [RunTag(allowed_name(name), value) for name, value in tags.items()]
+    _send_words(uri, run_id, "tag", new)
+
+
+def _send_words(uri: str, run_id: str, what: Literal["param", "tag"], words: list[Any]) -> None:
+    for start in range(0, len(words), WORDS):
+        some = words[start : start + WORDS]
+        _offer(
+            uri, run_id, what, some,
+            lambda part: client(uri).log_batch(run_id, **{f"{what}s": part}),
+        )  # fmt: skip
 
 
 def _send_dataset(uri: str, run_id: str, entry: Mapping[str, Any]) -> None:
@@ -259,22 +264,18 @@ def _send_checkpoint(uri: str, run_id: str, entry: Mapping[str, Any]) -> None:
     if not file.is_file() or sha256(file) != digest:
         logger.warning("%s is not the checkpoint any more that was to be sent to MLflow", file)
         return
-    _, tags = place(uri, run_id, file, entry["name"], digest, entry["store"])
+    _, tags = place(uri, run_id, file, digest, entry["store"])
     _send_tags(uri, run_id, tags)
 
 
 def _offer(
-    things: list[Any],
-    send: Callable[[list[Any]], object],
-    what: str,
-    gone: Callable[[], bool],
+    uri: str, run_id: str, what: str, things: list[Any], send: Callable[[list[Any]], object]
 ) -> None:
     """Send `things`; what the store refuses for good is left out with a word, so that the rest arrives."""
     try:
         send(list(things))
     except Exception as error:
-        refused = isinstance(error, RefusedError) or getattr(error, "error_code", "") in REFUSED
-        if not refused or gone():
+        if getattr(error, "error_code", "") not in REFUSED or _is_gone(uri, run_id):
             raise
         if len(things) == 1:
             logger.warning(
@@ -283,7 +284,7 @@ def _offer(
             return
         middle = len(things) // 2
         for part in (things[:middle], things[middle:]):
-            _offer(part, send, what, gone)
+            _offer(uri, run_id, what, part, send)
 
 
 class Sender:
@@ -321,7 +322,7 @@ class Sender:
             self._wake.clear()
             last = self._closing
             try:
-                if waiting(self.folder) or not self.run_id:
+                if waiting(self.folder, self.uri) or not self.run_id:
                     found = send_waiting(self.folder, self.uri, only=self.stage_id)
                     self.run_id = found or self.run_id
                 pause, self.failing = PASS_SECONDS, False

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.journal import Journal, last_opening, set_apart
 from pipeline.mlflow_store import find_run, first_line, identity, prepare_store
-from pipeline.publishing import RefusedError, fetch_checkpoint, place
+from pipeline.publishing import fetch_checkpoint, place
 from pipeline.redaction import redact
 from pipeline.replay import Sender
 from pipeline.storage import sha256
@@ -39,6 +39,7 @@ def open_run(
     *,
     parent: str = "",
     parent_folder: str | Path | None = None,
+    artifacts: str | None = None,
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     began: int = 0,
@@ -47,8 +48,8 @@ def open_run(
     once.
 
     parent: id of the run this one belongs under; when it is not known yet, parent_folder says where that run's
-    journal lies. began: milliseconds since 1970 for work that was done before it is recorded; 0 is now. Secrets in
-    params and tags are blotted out.
+    journal lies. artifacts: where the files of the experiment go, should nobody have made it yet. began: milliseconds
+    since 1970 for work that was done before it is recorded; 0 is now. Secrets in params and tags are blotted out.
     """
     opening = {
         "experiment": experiment,
@@ -57,6 +58,7 @@ def open_run(
         "stage_id": identity(key, folder),
         "parent": parent,
         "parent_folder": str(parent_folder or ""),
+        "artifacts": artifacts,
         "params": {
             name: redact(str(value), name)[:LONGEST_PARAM] for name, value in (params or {}).items()
         },
@@ -107,9 +109,9 @@ class Run:
         """Attach a file to the run, below `folder` of its artifacts; it is read when it is sent."""
         self._journal.entry("artifact", file=str(Path(file).absolute()), folder=folder)
 
-    def log_checkpoint(self, file: Path, name: str, digest: str, store: str) -> None:
+    def log_checkpoint(self, file: Path, digest: str, store: str) -> None:
         """Attach a checkpoint later, when the store takes it."""
-        self._journal.entry("checkpoint", file=str(file), name=name, sha256=digest, store=store)
+        self._journal.entry("checkpoint", file=str(file), sha256=digest, store=store)
 
     def close(self, status: str = "FINISHED", wait_seconds: float = 20.0, ended: int = 0) -> None:
         """End the run as FINISHED, FAILED or KILLED and send what is left, for at most `wait_seconds`. ended: see
@@ -122,29 +124,24 @@ class Run:
             self._sender.close(max(0.0, wait_seconds - (time.monotonic() - began)))
 
 
-def publish_checkpoint(
-    run: Run, file: str | Path, name: str, store: str | None = None
-) -> tuple[str, str]:
-    """Hand a checkpoint to the run's artifacts as `checkpoints/<name>`; returns (uri, sha256).
+def publish_checkpoint(run: Run, file: str | Path, store: str | None = None) -> tuple[str, str]:
+    """Hand a checkpoint to the run's artifacts, below `checkpoints/`; returns (uri, sha256).
 
     store: see `publishing.place`. Tried three times; when the store still does not take it, the uri is the absolute
     path of `file` itself, which works on every machine that sees the same folder, and the upload is tried again with
     the journal.
     """
-    source, digest = Path(file).resolve(), sha256(file)
+    source, digest = Path(file).absolute(), sha256(file)
     for pause in (0.5, 2.0, 0.0) if run.wait_id(ID_SECONDS) else ():
         try:
-            uri, tags = place(run.uri, run.run_id, source, name, digest, store or "")
-        except RefusedError as error:
-            logger.warning("%s; the checkpoint stays where it is", error)
-            return str(source), digest
+            uri, tags = place(run.uri, run.run_id, source, digest, store or "")
         except Exception as error:  # HTTP, SQLAlchemy, MLflow and storage errors share no base
             logger.warning("checkpoint %s was not taken (%s)", source, first_line(error))
             time.sleep(pause)
             continue
         run.set_tags(tags)
         return uri, digest
-    run.log_checkpoint(source, name, digest, store or "")
+    run.log_checkpoint(source, digest, store or "")
     return str(source), digest
 
 

@@ -37,6 +37,7 @@ def open_stage_run(spec: StageSpec, began: int = 0) -> Run:
         folder,
         parent=str(tracking.get("parent") or ""),
         parent_folder=tracking.get("parent_folder"),
+        artifacts=tracking.get("artifacts"),
         params=flat(spec.settings),
         tags={
             "stage": spec.name,

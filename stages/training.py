@@ -340,7 +340,7 @@ def hand_over(
                 save_checkpoint(merged(model), file)
     if run is None:
         return None
-    uri, digest = publish_checkpoint(run, file, file.name, spec.tracking.get("artifacts"))
+    uri, digest = publish_checkpoint(run, file, spec.tracking.get("artifacts"))
     return StageResult(
         stage=spec.name,
         key=spec.key,

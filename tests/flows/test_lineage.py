@@ -9,6 +9,7 @@ from flows.cli import main
 from flows.lineage import Origin, trace
 from flows.sync import store_of
 from flows.tracking import catch_up, journals
+from pipeline import replay
 from pipeline.errors import CheckpointError, ConfigError, StorageError
 from pipeline.registry import move_alias, register
 from pipeline.replay import waiting
@@ -35,7 +36,7 @@ def done(
     record = open_stage_run(spec)
     record.log_metrics(4, {"loss": 0.25})
     record.log_dataset("clips", "d" * 64, "/data/clips", {"items": 3})
-    source, digest = publish_checkpoint(record, folder / "model.pt", "model.pt")
+    source, digest = publish_checkpoint(record, folder / "model.pt")
     record.close(wait_seconds=20 if uri != DOWN else 0.2)
     reference = CheckpointRef(source, digest, name, 4, record.run_id)
     write_result(folder, StageResult(name, spec.key, digest, {"steps": 4}, reference))
@@ -171,7 +172,42 @@ def test_sync_needs_something_to_send_and_somewhere_to_send_it(
     assert main(["sync", "--runs", str(tmp_path)]) == 2
     assert "there is no run in" in capsys.readouterr().err
     done(tmp_path / "run", "image", DOWN)
-    assert main(["sync", "--runs", str(tmp_path)]) == 2
-    assert "does not answer; run still waits" in capsys.readouterr().err
+    done(tmp_path / "other", "image", DOWN)
+    assert main(["sync", "--runs", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert said.count("0 sent, 2 still wait; MLflow at http://127.0.0.1:9 does not answer") == 2
     with pytest.raises(StorageError):
         trace("models:/sam2-micro@joint", DOWN)
+
+
+def test_sync_sends_all_of_a_run_into_another_store(
+    chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Also what the first store has, and its files beside the new database, wherever it is called."""
+    run, last = chain
+    monkeypatch.chdir(tmp_path)
+    other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    assert main(["sync", str(run), "--tracking", other]) == 0
+    assert "4 sent" in capsys.readouterr().out
+    require_chain(trace(str(run / "joint" / "model.pt"), other), last)
+    assert list((tmp_path / "other" / "artifacts").rglob("config.yaml"))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert main(["sync", str(run), "--tracking", other]) == 0
+    assert "nothing waits" in capsys.readouterr().out
+
+
+def test_files_that_are_not_taken_hold_up_no_other_stage(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        done(run, "image", DOWN)
+
+    def broken(uri: str, run_id: str, entry: dict) -> None:
+        if "evaluate" not in entry["file"]:
+            raise PermissionError("the bucket is closed")
+
+    monkeypatch.setattr(replay, "_send_artifact", broken)
+    assert catch_up(run, store, 60) == (1, 1)
+    assert not waiting(run / "image.evaluate", store)

@@ -75,7 +75,7 @@ class Bench:
         weights = folder / "model.pt"
         weights.write_text(f"{run.recipe.folder} {stage} {level}")
         record = open_run(self.store, "sam2", stage, "key", folder)
-        uri, digest = publish_checkpoint(record, weights, "model.pt")
+        uri, digest = publish_checkpoint(record, weights)
         record.close()
         reference = CheckpointRef(uri, digest, stage, 7, record.run_id)
         spec = StageSpec(stage, KINDS[stage], {"model": {"preset": "micro"}}, str(folder))

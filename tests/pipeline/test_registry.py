@@ -26,7 +26,7 @@ def uri(store: str) -> str:
 def test_a_checkpoint_is_registered_once_and_an_alias_points_at_one(uri: str, tmp_path: Path):
     run = open_run(uri, "sam2", "image", "key", tmp_path / "stage")
     (tmp_path / "model.pt").write_bytes(b"weights")
-    source, digest = publish_checkpoint(run, tmp_path / "model.pt", "model.pt")
+    source, digest = publish_checkpoint(run, tmp_path / "model.pt")
     run.close()
     assert version_at(uri, MODEL, "joint") is None
     assert version_of(uri, MODEL, digest) is None
@@ -56,7 +56,7 @@ def test_equal_content_of_two_runs_is_two_versions(uri: str, tmp_path: Path):
         run = open_run(uri, "sam2", "image", "same key", tmp_path / name)
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "model.pt").write_bytes(b"equal")
-        source, digest = publish_checkpoint(run, tmp_path / name / "model.pt", "model.pt")
+        source, digest = publish_checkpoint(run, tmp_path / name / "model.pt")
         run.close()
         numbers.append(register(uri, MODEL, source, sha256=digest, run_id=run.run_id, tags={}))
     assert len(set(numbers)) == 2

@@ -76,7 +76,7 @@ def record(down: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run.log_artifact(tmp_path / "model.pt", "files")
     assert run.wait_id(0.1) == ""
     monkeypatch.setattr(tracking, "ID_SECONDS", 0.1)
-    uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt", "model.pt")
+    uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt")
     assert uri == str(tmp_path / "model.pt"), "on the shared disk until the store takes it"
     run.close("KILLED", wait_seconds=0.5)
     assert waiting(tmp_path / "stage") > 0
@@ -184,15 +184,20 @@ def test_a_killed_writer_leaves_no_half_line_in_the_way(store: str, tmp_path: Pa
 def test_what_the_store_refuses_does_not_hold_up_the_rest(
     store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    run = tracking.open_run(store, "sam2", "refused", "refused", tmp_path)
+    params = {"p" * 300: "too long a name", "data.a+b.root": "/data", "lr": 0.1}
+    tags = {"y" * 300: "too long a name", "stage": "joint"}
+    run = tracking.open_run(store, "sam2", "refused", "x", tmp_path, params=params, tags=tags)
     run.log_metrics(1, {"loss": 1.0, "x" * 300: 2.0})
-    run.set_tags({"y" * 300: "too long a name"})
+    run.set_tags({"y" * 300: "too long a name", "after": "it"})
     run.log_artifact(tmp_path / "nowhere.txt")
     run.log_metrics(2, {"loss": 2.0})
     run.close()
     assert history(store, run.run_id, "loss") == [(1, 1.0), (2, 2.0)]
     assert waiting(tmp_path) == 0 and "refuses a metric" in caplog.text
-    assert "refuses a tags" in caplog.text and "nowhere.txt is not there" in caplog.text
+    assert "refuses a tag" in caplog.text and "nowhere.txt is not there" in caplog.text
+    found = MlflowClient(store).get_run(run.run_id).data
+    assert found.params == {"data.a_b.root": "/data", "lr": "0.1"}
+    assert (found.tags["stage"], found.tags["after"]) == ("joint", "it")
 
 
 def test_a_run_that_was_deleted_is_made_again_from_the_journal(store: str, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Runs are recorded in a real MLflow store, one run for a piece of work; checkpoints travel by reference."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -66,7 +67,7 @@ def test_one_run_for_the_work_of_a_folder(store: str, tmp_path: Path) -> None:
 def test_a_checkpoint_travels_by_reference_and_digest(store: str, tmp_path: Path) -> None:
     run = tracking.open_run(store, "sam2", "image", "key 4", tmp_path / "stage")
     (tmp_path / "model.pt").write_bytes(b"weights")
-    uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt", "model.pt")
+    uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt")
     run.close()
     assert uri == f"runs:/{run.run_id}/checkpoints/model.pt"
     tags = MlflowClient(store).get_run(run.run_id).data.tags
@@ -93,24 +94,33 @@ def test_a_store_of_our_own_takes_checkpoints_and_shows_none_that_is_broken(
 
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "put", half)
-        uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt", "model.pt", own)
+        uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt", own)
     assert uri == str(tmp_path / "model.pt") and not list((tmp_path / "own").rglob("*.pt"))
     assert "checkpoint.sha256" not in MlflowClient(store).get_run(run.run_id).data.tags
 
-    uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt", "model.pt", own)
+    uri, digest = tracking.publish_checkpoint(run, tmp_path / "model.pt", own)
     run.close()
     place = tmp_path / "own" / run.run_id / "checkpoints" / "model.pt"
     assert place.read_bytes() == b"weights"
     assert tracking.fetch_checkpoint(uri, digest, tmp_path / "cache", store) == place
 
 
-def test_a_server_gets_no_file_that_is_too_large_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_too_large_for_a_server_stays_and_is_known_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "model.pt").write_bytes(b"weights")
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"weights")
+    info = SimpleNamespace(artifact_uri="mlflow-artifacts:/1/run/artifacts")
+    run = SimpleNamespace(info=info, data=SimpleNamespace(tags={}))
+    server = SimpleNamespace(get_run=lambda run_id: run)
+    monkeypatch.setattr(publishing, "client", lambda uri: server)
     monkeypatch.setattr(publishing, "PROXY_BYTES", 3)
-    with pytest.raises(StorageError, match=r"7 B, more than the 3 B .*tracking.artifacts"):
-        publishing._put_through_proxy(DOWN, "run", tmp_path / "model.pt", "model.pt", "")
+    uri, run.data.tags = publishing.place(DOWN, "id", file, digest := sha256(file))
+    assert uri == str(file) and "7 B, more than the 3 B" in caplog.text
+    assert "tracking.artifacts" in caplog.text
+    assert run.data.tags["checkpoint.sha256"] == digest, "lineage finds it"
+    again = tracking.fetch_checkpoint("runs:/id/checkpoints/model.pt", digest, tmp_path, DOWN)
+    assert again == file
 
 
 def test_checkpoints_from_elsewhere(store: str, tmp_path: Path) -> None:
