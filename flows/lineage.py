@@ -26,7 +26,7 @@ from pipeline.registry import Version, version_named
 from pipeline.remote import is_remote, shown
 from pipeline.replay import allowed_name
 from pipeline.storage import sha256
-from stages.contract import TRAINING_KINDS, read_result, read_spec
+from stages.contract import TRAINING_KINDS, done_stages, read_result, read_spec
 
 KNOWN = "expected models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID[/checkpoints/FILE], a file, or a run folder"
 SHOWN_FIGURES = ("loss", "steps")
@@ -126,10 +126,10 @@ def _of_run(reference: str, records: MlflowRecords) -> Origin:
 def _of_folder(folder: Path, uri: str) -> Origin:
     """Of a stage's folder, or of the last training stage of a run's."""
     if not (folder / "spec.json").is_file():
-        done = [path for path in folder.glob("*/done.json") if _trained(path.parent)]
+        done = [path for path in done_stages(folder) if _trained(path)]
         if not done:
             raise CheckpointError(f"{folder}: no training stage is done in it; {KNOWN}")
-        folder = max(done, key=lambda path: path.stat().st_mtime_ns).parent
+        folder = done[-1]
     result = read_result(folder)
     places: list[Records] = [FolderRecords(folder.parent)]
     store = store_of(folder.parent) or uri

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from pipeline.errors import StageError
 from pipeline.storage import write_json
 
@@ -27,6 +29,8 @@ StageKind = Literal[
     "evaluate",
     "report",
 ]
+EVALUATION = ".evaluate"
+"""Ends the name of the stage that evaluates another."""
 TRAINING_KINDS: tuple[StageKind, ...] = ("image_pretrain", "video_train", "joint_train", "finetune")
 
 
@@ -131,6 +135,22 @@ def read_result(folder: str | Path, key: str | None = None) -> StageResult | Non
             f"{path} is not a stage result ({error}); delete it and run again"
         ) from error
     return result if key in (None, result.key) else None
+
+
+def done_stages(run: Path) -> list[Path]:
+    """Folders of the stages of a run that are done, in the order of its recipe (config.yaml), each followed by its
+    evaluation; what the recipe does not name, by time, comes first."""
+    config = run / "config.yaml"
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    order = list((recipe or {}).get("stages") or ())
+
+    def place(folder: Path) -> tuple[int, bool, int]:
+        trained = folder.name.removesuffix(EVALUATION)
+        number = order.index(trained) if trained in order else -1
+        time = (folder / "done.json").stat().st_mtime_ns
+        return number, number >= 0 and trained != folder.name, time
+
+    return sorted((file.parent for file in run.glob("*/done.json")), key=place)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import did_you_mean
 from pipeline.errors import DataError
 from pipeline.storage import read_json
-from stages.contract import read_spec
+from stages.contract import EVALUATION, done_stages, read_spec
 from stages.evaluation.details import DETAILS, read_details
 from stages.evaluation.scored import (
     TITLES,
@@ -24,7 +24,6 @@ from stages.evaluation.scored import (
 CSV_COLUMNS = ("sequence", "obj", "J&F", "J", "F")
 SCORES = "scores.json"
 """What scoring a folder of masks leaves: the figures of every object."""
-SUFFIX = ".evaluate"
 
 
 def open_scored(words: str) -> Scored:
@@ -44,11 +43,11 @@ def open_scored(words: str) -> Scored:
             f"{words}: there is no such file or folder; expected a run folder, RUN:STAGE, the "
             f"folder of an evaluation, a details.json, scores.json or results.csv"
         )
-    if (path / DETAILS).is_file() or path.name.endswith(SUFFIX):
-        return _evaluation(path, path.resolve().name.removesuffix(SUFFIX))
+    if (path / DETAILS).is_file() or path.name.endswith(EVALUATION):
+        return _evaluation(path, path.resolve().name.removesuffix(EVALUATION))
     if (path / SCORES).is_file():
         return _file(path / SCORES)
-    beside = path.with_name(path.resolve().name + SUFFIX)
+    beside = path.with_name(path.resolve().name + EVALUATION)
     if beside.is_dir():
         return _evaluation(beside, path.resolve().name)
     stages = measured_stages(path)
@@ -57,15 +56,14 @@ def open_scored(words: str) -> Scored:
             f"{words}: neither an evaluation ({DETAILS}) nor a run with evaluated stages; "
             f"measure it with sam2-pipeline evaluate"
         )
-    return _evaluation(path / f"{stages[-1]}{SUFFIX}", path.resolve().name)
+    return _evaluation(path / f"{stages[-1]}{EVALUATION}", path.resolve().name)
 
 
 def measured_stages(run: Path) -> list[str]:
-    """The stages of a run folder whose evaluation is done, in the order they ran; `start` is the
-    network before training."""
-    done = [folder / "done.json" for folder in run.glob(f"*{SUFFIX}")]
-    found = sorted((file.stat().st_mtime_ns, file.parent.name) for file in done if file.is_file())
-    return [name.removesuffix(SUFFIX) for _, name in found]
+    """The stages of a run folder whose evaluation is done, in their order; `start` is the network
+    before training."""
+    names = [folder.name for folder in done_stages(run)]
+    return [name.removesuffix(EVALUATION) for name in names if name.endswith(EVALUATION)]
 
 
 def _stage_folder(run: Path, stage: str) -> Path:
@@ -75,7 +73,7 @@ def _stage_folder(run: Path, stage: str) -> Path:
         raise DataError(
             f"{run}: no evaluated stage {stage!r}{did_you_mean(stage, stages)}; there are: {known}"
         )
-    return run / f"{stage}{SUFFIX}"
+    return run / f"{stage}{EVALUATION}"
 
 
 def _evaluation(folder: Path, name: str) -> Scored:
@@ -102,7 +100,7 @@ def _file(path: Path) -> Scored:
     if "by_video" in values:
         return Scored(parent.name, str(path), _read_scores(path, values))
     if path.name == DETAILS and (parent / "spec.json").is_file():
-        return _evaluation(parent, parent.name.removesuffix(SUFFIX))
+        return _evaluation(parent, parent.name.removesuffix(EVALUATION))
     return scored_details(read_details(path), path.stem, str(path))
 
 

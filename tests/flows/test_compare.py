@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from flows.cli import main
@@ -13,6 +14,7 @@ from stages.contract import StageSpec, write_spec
 from stages.evaluation.details import write_details
 from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import ObjectScore, Protocol, VideoScore, VideoScores
+from stages.evaluation.results import open_scored
 
 STAGES = {"start": 5, "image_pretrain": 20, "video_train": 60, "joint_train": 62}
 
@@ -52,6 +54,16 @@ def test_a_run_alone_is_its_stages_each_with_the_one_before(run: Path, capsys):
     assert "joint_train is better in video J&F" in said
     assert "12 videos" in said and "9 pictures" in said
     assert "videos: split 555555555555; given masks; objects counted" in said
+
+
+def test_an_evaluation_that_was_made_again_keeps_its_place(run: Path, capsys):
+    (run / "config.yaml").write_text(
+        yaml.safe_dump({"stages": dict.fromkeys(list(STAGES)[1:])}, sort_keys=False)
+    )
+    (run / "image_pretrain.evaluate" / "done.json").write_text("{}\n")
+    assert main(["compare", str(run)]) == 0
+    assert "joint_train against video_train" in capsys.readouterr().out
+    assert open_scored(str(run)).figures["video/jf"].mean == pytest.approx(67.8)
 
 
 def test_published_figures_have_columns_of_their_own(run: Path, capsys):
