@@ -38,7 +38,7 @@ ALIASES: Mapping[StageKind, str] = {
 CHAMPION = "champion"
 """Of the best checkpoint of a size, whatever stage made it."""
 METRICS = ("video/jf", "image/miou@3", "image/miou@1")
-"""The first of these that both have is compared."""
+"""The first of these that an alias's holder has is compared."""
 RELOADED = "digest verified, loaded strictly, finite"
 
 
@@ -194,8 +194,8 @@ def _decide(
 def _change(uri: str, held: Version, measured: Measured, tolerance: float) -> Change:
     """From the holder's scores to ours. Raises DataError or CheckpointError where they cannot be held together."""
     ours, theirs = _scores(measured), _scores_of(uri, held)
-    shared = [name for name in METRICS if name in ours.figures and name in theirs.figures]
-    return compare(theirs, ours, tolerance=tolerance, metrics=shared[:1]).changes[0]
+    leading = [name for name in METRICS if name in theirs.figures][:1]
+    return compare(theirs, ours, tolerance=tolerance, metrics=leading).changes[0]
 
 
 def _scores(measured: Measured) -> Scored:

@@ -21,6 +21,7 @@ from stages.contract import (
     write_spec,
 )
 from stages.evaluation.details import DETAILS, write_details
+from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import ObjectScore, VideoScore, VideoScores
 
 MODEL = "sam2-micro"
@@ -68,7 +69,9 @@ class Bench:
         words = (f"runs={self.runs}", f"tracking.uri={self.store}", *overrides)
         return Run.of(Request("smoke", words, run_name=name))
 
-    def done(self, run: Run, stage: str, level: float, split: str = "aaaa") -> list[str]:
+    def done(
+        self, run: Run, stage: str, level: float, split: str = "aaaa", *, video: bool = True
+    ) -> list[str]:
         """Train and evaluate `stage`; what `promote` says."""
         folder = run.folder(stage)
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,12 +86,19 @@ class Bench:
         write_result(
             folder, StageResult(stage, spec.key, digest, {}, reference, run_id=record.run_id)
         )
-        self.evaluated(run, stage, reference, level, split)
+        self.evaluated(run, stage, reference, level, split, video=video)
         planned = next(item for item in run.planned if item.name == f"{stage}.evaluate")
         return promote(run, planned)
 
     def evaluated(
-        self, run: Run, stage: str, given: CheckpointRef, level: float, split: str = "aaaa"
+        self,
+        run: Run,
+        stage: str,
+        given: CheckpointRef,
+        level: float,
+        split: str = "aaaa",
+        *,
+        video: bool = True,
     ) -> None:
         folder = run.folder(f"{stage}.evaluate")
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +106,8 @@ class Bench:
         spec = StageSpec(f"{stage}.evaluate", "evaluate", settings, str(folder), input=given)
         write_spec(spec)
         found = scores(level, split)
-        write_details(folder / DETAILS, None, found)
+        pictures = ImageScores(tuple(f"p{n}" for n in range(9)), np.full((9, 3), level), split)
+        write_details(folder / DETAILS, pictures, found if video else None)
         record = open_run(self.store, "sam2", spec.name, spec.key, folder)
         record.log_artifact(folder / DETAILS)
         record.close()
@@ -165,6 +176,16 @@ def test_other_splits_are_not_compared_and_it_says_so(bench: Bench, own_model: s
     said = bench.done(bench.run("b"), "joint_train", 0.9, split="bbbb")
     assert "joint is models" in said[1] and "not compared" in said[1] and "split" in said[1]
     assert "champion stays at" in said[2]
+
+
+def test_a_network_that_knows_pictures_only_does_not_succeed_one_that_tracks(
+    bench: Bench, own_model: str
+):
+    bench.done(bench.run("a"), "joint_train", 0.5)
+    said = bench.done(bench.run("b"), "joint_train", 0.9, video=False)
+    assert "champion stays at" in said[2] and "has no video/jf" in said[2]
+    bench.done(bench.run("c"), "joint_train", 0.6)
+    assert holders(bench, own_model) == {"joint": 2, "champion": 3}
 
 
 def test_scores_are_found_in_mlflow_when_the_folder_is_gone(bench: Bench, own_model: str):
