@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.claim import claim
 from pipeline.environment import free_cores
 from pipeline.errors import PipelineError, StageError
 from pipeline.job import STOP_FILE
@@ -82,21 +83,26 @@ def launch_array(
     stopped the array; an interrupt ends it before it comes out of here.
     """
     folder = Path(folder).resolve()
-    shards = _shards(function, arguments, folder, key)
-    if running_job(folder, config) is None:
-        _forget(shards, valid)
+    shards, began = _shards(function, arguments, folder, key), time.monotonic()
+    whole = hashlib.sha256("".join(shard.key for shard in shards).encode()).hexdigest()
+
+    def look(_: object) -> None:
+        if on_poll is not None:
+            on_poll(_progress(shards, began))
+
     trouble: StageError | None = None
-    if not all(_is_done(shard) for shard in shards):
-        began = time.monotonic()
-        look = None if on_poll is None else lambda _: on_poll(_progress(shards, began))
-        try:
-            _run(shards, folder, config, name, look)
-        except StageError as error:
-            trouble = error
-    failed = [number for number, shard in enumerate(shards) if not _is_done(shard)]
-    if failed:
-        raise _explain(name, shards, failed, trouble)
-    return [_read(shard) for shard in shards]
+    with claim(folder, key=whole, on_wait=look):
+        if running_job(folder, config) is None:
+            _forget(shards, valid)
+        if not all(_is_done(shard) for shard in shards):
+            try:
+                _run(shards, folder, config, name, whole, look)
+            except StageError as error:
+                trouble = error
+        failed = [number for number, shard in enumerate(shards) if not _is_done(shard)]
+        if failed:
+            raise _explain(name, shards, failed, trouble)
+        return [_read(shard) for shard in shards]
 
 
 def _forget(shards: Sequence[Shard], valid: Callable[[Any], bool] | None) -> None:
@@ -114,7 +120,8 @@ def _run(
     folder: Path,
     config: LaunchConfig,
     name: str,
-    look: Callable[[Progress | None], None] | None,
+    key: str,
+    look: Callable[[Progress | None], None],
 ) -> None:
     """Run the shards that are not done as one job, or wait for the one that does. Raises what
     `launch` raises."""
@@ -132,7 +139,7 @@ def _run(
             folder,
             replace(config, nodes=1, tasks_per_node=tasks),
             name=name,
-            key=hashlib.sha256("".join(shard.key for shard in shards).encode()).hexdigest(),
+            key=key,
             on_poll=look,
             array=True,
         )

@@ -120,6 +120,9 @@ class Backend(Protocol):
     def failures(self, handle: Handle) -> list[Failure]:
         """Why ranks of the ended job have no result; empty when all succeeded."""
 
+    def log(self, handle: Handle, rank: int) -> Path:
+        """Where a rank's words are: a file, or the folder of an array's."""
+
     def result(self, handle: Handle) -> Any:
         """What rank 0 returned."""
 
@@ -173,13 +176,17 @@ class Attempt:
         failed = [(rank, note) for rank, note in notes.items() if note and not note.get("stopped")]
         return sorted({lost for rank, note in failed for lost in (rank, int(note["rank"]))})
 
+    def log(self, handle: Handle, rank: int) -> Path:
+        """What a rank wrote to stderr."""
+        return Path(handle.logs) / f"{handle.job_id}_{rank}_log.err"
+
     def _succeeded(self, handle: Handle, rank: int) -> bool:
         require_private(handle.logs)
         task = self._job(handle).task(rank)
         return task.paths.result_pickle.exists() and task.exception() is None
 
     def _silent(self, handle: Handle, rank: int) -> Failure:
-        path = Path(handle.logs) / f"{handle.job_id}_{rank}_log.err"
+        path = self.log(handle, rank)
         tail = path.read_text(errors="replace").splitlines()[-15:] if path.is_file() else []
         beat = read_beat(handle.folder, rank)
         last = f"; it was last seen at {beat.text}" if beat is not None else ""

@@ -67,12 +67,14 @@ def claim(
         time.sleep(PAUSE_SECONDS)
     _nested.add((path, thread))
     over = threading.Event()
-    threading.Thread(target=_renew, args=(descriptor, over), name="claim", daemon=True).start()
+    renewal = threading.Thread(target=_renew, args=(descriptor, over), name="claim", daemon=True)
+    renewal.start()
     try:
         yield waited
     finally:
         _nested.discard((path, thread))
         over.set()
+        renewal.join()  # its number may mean another file a moment later
         os.ftruncate(descriptor, 0)
         os.close(descriptor)
 

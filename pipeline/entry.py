@@ -7,12 +7,17 @@ has taken (its own was believed lost) ends before it begins, so that two never w
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.intent import superseded
 from pipeline.private import require_private
+
+EXIT_SECONDS = 60.0
+"""How long the interpreter may take to end once the result is written; then its stacks go to the
+log, and it ends: a library that hangs at exit would keep the GPUs until the time limit."""
 
 
 def main(logs: Path) -> None:
@@ -28,7 +33,10 @@ def main(logs: Path) -> None:
         return
     from submitit.core.submission import submitit_main
 
-    submitit_main()
+    try:
+        submitit_main()
+    finally:
+        faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,10 @@ def read_intent(folder: str | Path) -> Intent | None:
 
 
 def withdraw_intent(folder: Path, intent: Intent) -> None:
-    """Forget a submission that came to nothing."""
+    """Forget a submission that came to nothing; a scheduler that takes the job after all finds
+    nothing to run."""
+    for pickle in Path(intent.logs).glob("*.pkl"):
+        pickle.unlink(missing_ok=True)
     if read_intent(folder) == intent:
         (folder / INTENT_FILE).unlink(missing_ok=True)
 

@@ -45,6 +45,8 @@ LEASE_SECONDS = 10.0
 """How often the launching process says that it is still there."""
 BEAT_SECONDS = 20.0
 """A job the scheduler has forgotten is dead when its heartbeat rests for so long."""
+SILENT_SECONDS = 3600.0
+"""It is dead without a look when its heartbeat is so old: no two clocks differ by that."""
 REST_SECONDS = 60.0
 """How long a job may go on after its result is written."""
 LIVES = 3
@@ -99,7 +101,7 @@ def launch(
             if not failures:
                 return backend.result(handle)
             if not attached or not any(failure.stopped for failure in failures):
-                raise _explain(failures, handle, name)
+                raise _explain(backend, failures, handle, name)
             handle = None  # it was already stopping when we came
 
 
@@ -187,7 +189,9 @@ def _alive(backend: Backend, handle: Handle) -> bool:
     if backend.launcher == "local" or _has_ended(handle):
         return False
     before, until = _beat(handle), time.monotonic() + BEAT_SECONDS
-    while before and time.monotonic() < until:
+    if time.time() - before / 1e9 > SILENT_SECONDS:
+        return False
+    while time.monotonic() < until:
         if _beat(handle) != before:
             return True
         time.sleep(0.5)
@@ -267,7 +271,7 @@ def _end(backend: Backend, handle: Handle, folder: Path, seconds: float) -> None
         (folder / STOP_FILE).unlink(missing_ok=True)
 
 
-def _explain(failures: list[Failure], handle: Handle, name: str) -> Exception:
+def _explain(backend: Backend, failures: list[Failure], handle: Handle, name: str) -> Exception:
     """The failure that came first and is not merely the loss of another rank."""
     stops = [failure for failure in failures if failure.stopped]
     real = [failure for failure in failures if not failure.stopped]
@@ -275,7 +279,7 @@ def _explain(failures: list[Failure], handle: Handle, name: str) -> Exception:
         return StopRequested(f"{name} {stops[0].message}")
     primary = [failure for failure in real if not is_secondary(failure)] or real
     cause = min(primary, key=lambda failure: failure.time)
-    where = f"; log: {Path(handle.logs) / f'{handle.job_id}_{cause.rank}_log.err'}"
+    where = f"; log: {backend.log(handle, cause.rank)}"
     rank = f" on rank {cause.rank}" if handle.tasks > 1 else ""
     if cause.expected:
         return StageError(f"{name}{rank}: {cause.message}{where}")

@@ -57,5 +57,5 @@ def require_private(path: str | Path) -> None:
     if found.st_mode & OTHERS_WRITE:
         raise StorageError(
             f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}), who could "
-            f"run code as you through the jobs in it; `chmod go-w {path}`, or give another folder"
+            f"run code as you through the jobs in it; `chmod -R go-w {path}`, or give another folder"
         )

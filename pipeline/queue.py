@@ -61,7 +61,7 @@ class Queue:
         ]
 
     def _ask(self, ids: Sequence[str]) -> None:
-        command = ["squeue", "--noheader", "--states=all", f"--format={FIELDS}"]
+        command = ["squeue", "--noheader", "--array", "--states=all", f"--format={FIELDS}"]
         answer = call([*command, f"--jobs={','.join(ids)}"])
         self.asked = time.monotonic()
         invalid = "invalid job id" in answer.stderr.lower()

@@ -163,6 +163,10 @@ class SlurmArrayBackend(SlurmBackend):
     def result(self, handle: Handle) -> None:
         """Nothing: every part leaves its own."""
 
+    def log(self, handle: Handle, rank: int) -> Path:
+        """The folder of the logs: every part has its own, and is no rank of another."""
+        return Path(handle.logs)
+
     def lost_ranks(self, handle: Handle) -> list[int]:
         """None: the others go on without it."""
         return []

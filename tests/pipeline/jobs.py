@@ -1,6 +1,7 @@
 """Functions that run as jobs in the launch tests; importable by name, as submitit needs it."""
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ def die_on_rank_one(words: str) -> None:
         time.sleep(1)  # long enough to have noted its process
         os.kill(os.getpid(), 9)
     time.sleep(600)
+
+
+def leave_a_thread(value: int) -> int:
+    """Done, but for a thread that Python waits for."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return value
 
 
 def stumble(words: str) -> None:
@@ -174,20 +181,6 @@ def preempted(folder: str) -> tuple[int, int]:
         time.sleep(0.05)
         check_stop()
     return life, os.getpid()
-
-
-def two_lives(folder: str) -> str:
-    """The first life goes on until it is asked to stop, the second ends by itself."""
-    life = len(list(Path(folder).glob("life-*")))
-    Path(folder, f"life-{life}").touch()
-    for _ in range(1000 if life == 0 else 1):
-        try:
-            check_stop()
-        except Exception:
-            Path(folder, f"saved-{life}").touch()
-            raise
-        time.sleep(0.1)
-    return f"life {life}"
 
 
 def square_once(work: tuple[int, str]) -> int:

@@ -1,5 +1,7 @@
 """Shards: each is run once, the one that fails is named, and all end together when asked to."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,23 @@ def test_the_progress_of_the_whole_and_an_interrupt(tmp_path: Path) -> None:
     assert launch_array(jobs.slow_square, work, tmp_path, two, name="x") == [0, 1, 4]
 
 
+def test_two_calls_at_once_are_one_array(tmp_path: Path) -> None:
+    work = [(number, str(tmp_path)) for number in range(3)]
+
+    def call(listen: Callable[[Progress | None], None]) -> list[int]:
+        two = config("local", parallel=2)
+        return launch_array(jobs.slow_square, work, tmp_path, two, name="x", on_poll=listen)
+
+    def finish(progress: Progress | None) -> None:
+        if (tmp_path / "began-0").exists():
+            (tmp_path / "finish").touch()
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call, finish) for _ in range(2)]
+        assert [one.result() for one in calls] == [[0, 1, 4]] * 2
+    assert len(list((tmp_path / "logs").iterdir())) == 1
+
+
 def test_a_stop_is_no_failure(tmp_path: Path) -> None:
     work = [(number, str(tmp_path)) for number in range(3)]
 
@@ -82,5 +101,5 @@ def test_folders_are_counted_from_one(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="x: 1 of 2 shards are not done .1.: x failed on rank"):
+    with pytest.raises(StageError, match=r"x: 1 of 2 shards are not done \(1\): x failed on rank"):
         launch_array(jobs.die_if_odd, [1, 2], tmp_path, config("local", parallel=2), name="x")

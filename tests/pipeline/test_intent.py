@@ -267,12 +267,19 @@ def test_what_is_made_is_ours_alone_whatever_the_umask(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_folder_of_a_project_may_be_its_groups(tmp_path: Path) -> None:
+    project = tmp_path / "runs"
+    project.mkdir()
+    project.chmod(0o2775)
+    assert launch(jobs.square, 3, project / "mine" / "stage", LOCAL, name="stage") == 9
+
+
 @pytest.mark.parametrize("mode", [0o775, 0o757])
 def test_a_folder_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "stage"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(StorageError, match=rf"written by others \(mode 0{mode:o}\).*chmod go-w"):
+    with pytest.raises(StorageError, match=rf"written by others \(mode 0{mode:o}\).*chmod -R go-w"):
         launch(jobs.square, 3, folder, LOCAL, name="stage")
 
 

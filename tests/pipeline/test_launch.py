@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from pipeline import launch as launching
+from pipeline import local
 from pipeline.errors import StageError
 from pipeline.job import is_alive
 from pipeline.launch import launch, read_handle, stop_stage
@@ -191,6 +193,21 @@ def test_a_job_that_somebody_stops_can_be_continued(tmp_path: Path) -> None:
         launch(jobs.wait_politely, str(tmp_path), tmp_path, LOCAL, name="stage", on_poll=tell)
     assert (tmp_path / "saved-0").exists()
     assert not stop_stage(tmp_path, LOCAL)
+
+
+def test_a_job_that_hangs_at_its_exit_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result is there; what a library left running must not keep the GPUs."""
+    code = (
+        "import sys; from pathlib import Path; from pipeline import entry; "
+        "entry.EXIT_SECONDS = 0.5; entry.main(Path(sys.argv[1]))"
+    )
+    start = property(lambda self: shlex.join([sys.executable, "-c", code, str(self.folder)]))
+    monkeypatch.setattr(local._SessionExecutor, "_submitit_command_str", start)
+    assert launch(jobs.leave_a_thread, 3, tmp_path, LOCAL, name="stage") == 3
+    (log,) = tmp_path.glob("logs/*/*_log.err")
+    assert "Timeout" in log.read_text()
 
 
 def test_a_preempted_job_starts_again_by_itself(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.progress import Progress
 from pipeline.settings import LaunchConfig
 from tests.pipeline import jobs
 from tests.pipeline.fake_slurm import Scheduler, install
+from tests.pipeline.slurm_jobs import two_lives
 
 CONFIG = LaunchConfig(launcher="slurm", threads=1, poll_seconds=0.1)
 
@@ -182,11 +183,35 @@ def test_a_job_that_the_cluster_took_away_comes_back_or_is_told(
 
 
 def test_completed_says_nothing_about_a_job_that_crashed(
-    scheduler: Scheduler, tmp_path: Path
+    scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler.fault("segfault")
     with pytest.raises(StageError, match=r"ended without a word; SLURM says COMPLETED"):
         launch(jobs.square, 3, tmp_path / "a", CONFIG, name="stage")
+    monkeypatch.setattr(launching, "BEAT_SECONDS", 1e9)
+    beat = tmp_path / "a" / "heartbeat"
+    beat.touch()
+    os.utime(beat, (0, time.time() - launching.SILENT_SECONDS - 1))
+    assert running_job(tmp_path / "a", CONFIG) is None, "it has rested for too long"
+
+
+def test_a_job_that_is_taken_after_all_finds_nothing_to_run(
+    scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C during sbatch, whose job the controller does not show yet."""
+    (scheduler.folder / "hold").touch()
+    monkeypatch.setattr(slurm.SlurmBackend, "find", lambda *_: None)
+    submitted = slurm.SlurmBackend.submit
+
+    def interrupted(*arguments: object) -> str:
+        submitted(*arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm.SlurmBackend, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch(jobs.square, 3, tmp_path / "a", CONFIG, name="stage")
+    assert read_intent(tmp_path / "a") is None
+    assert len(scheduler.jobs()) == 1 and not list(tmp_path.glob("a/logs/*/*.pkl"))
 
 
 @pytest.mark.slow
@@ -209,7 +234,7 @@ def test_a_job_that_comes_too_late_does_not_begin(scheduler: Scheduler, tmp_path
     folder = tmp_path / "a"
     folder.mkdir()
     (folder / "life-0").touch()  # so that the job ends by itself
-    assert launch(jobs.two_lives, str(folder), folder, CONFIG, name="stage") == "life 1"
+    assert launch(two_lives, str(folder), folder, CONFIG, name="stage") == "life 1"
     wait_for_end(scheduler, "1")
     write_intent(folder, "", "slurm", 1)  # a later submission
     scheduler.requeue("1")
