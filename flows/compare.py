@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.compare_tables import print_comparison, print_published, print_three_stages
-from flows.evaluate import measure
+from flows.measure import measure
 from flows.results import short
 from pipeline.errors import ConfigError
 from pipeline.storage import sha256, write_json

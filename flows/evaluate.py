@@ -1,21 +1,19 @@
-"""`evaluate`: predicted masks against true ones, or a checkpoint on pictures and videos."""
+"""`evaluate`: its words, and predicted masks against true ones; `flows.measure` takes a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import add_job_options, launch_config
-from flows.weights import local_weights
-from pipeline.errors import ConfigError, DataError, StorageError
-from pipeline.storage import require_writable, sha256
+from flows.measure import measure_checkpoint
+from pipeline.errors import ConfigError, DataError
+from pipeline.storage import require_writable
 
 if TYPE_CHECKING:
     from pipeline.settings import LaunchConfig
-    from stages.contract import StageResult
     from stages.evaluation.folders import Comparison
     from stages.evaluation.jf import VideoScore, VideoScores
 
@@ -27,12 +25,18 @@ EXAMPLES = """examples:
     sam2-pipeline evaluate --gt truth --pred masks --late-objects davis --all-frames
   a checkpoint, whatever its size, on videos and pictures
     sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS --out runs/davis
+  … by what a user needs to correct, in place of the usual
+    sam2-pipeline evaluate --checkpoint runs/smoke/final.pt --videos /data/DAVIS \\
+        --protocol interactive mode=online frames=4
 
 docs/evaluation.md tells what the numbers mean."""
 JOBS = ".jobs"
 """Below the output folder: logs and progress of the jobs."""
 NAMED = 5
 """How many names a note lists."""
+OF_MASKS = ("predictions", "truth", "partial", "layout", "late_objects", "all_frames", "workers")
+OF_WEIGHTS = ("checkpoint", "preset", "image_size", "device", "videos", "images", "protocol")
+"""Words that mean something for the one way or the other."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,15 +44,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/evaluate"), help="for the results (runs/evaluate)"
     )
+    parser.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="only the videos or pictures of this list, one a line; of COCO a word: val2017",
+    )
+    add_job_options(parser, "videos and pictures")
     masks = parser.add_argument_group("masks against masks")
     masks.add_argument(
         "--pred", "--predictions", dest="predictions", type=Path, help="predicted masks"
     )
     masks.add_argument(
         "--gt", "--truth", dest="truth", type=Path, help="true masks: DAVIS, MOSE or SA-V layout"
-    )
-    masks.add_argument(
-        "--split", type=Path, metavar="FILE", help="score the videos of this list, one a line"
     )
     masks.add_argument(
         "--partial", action="store_true", help="score what both folders have; else all or nothing"
@@ -59,14 +67,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     masks.add_argument(
         "--late-objects",
         choices=("sav", "davis"),
-        default="sav",
-        help="count objects from their first sight (sav), or on every frame (davis)",
+        help="count objects from their first sight (sav, the default), or on every frame (davis)",
     )
     masks.add_argument(
         "--all-frames", action="store_true", help="score the first and last annotated frame, too"
     )
     masks.add_argument("--workers", type=int, metavar="N", help="processes; default: every core")
-    add_job_options(masks, "videos")
     weights = parser.add_argument_group("a checkpoint on data")
     weights.add_argument("--checkpoint", help="weights: a file, URL, runs:/… or models:/…")
     weights.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
@@ -75,30 +81,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     weights.add_argument("--videos", type=Path, help="a folder in DAVIS, MOSE or SA-V layout")
     weights.add_argument("--images", type=Path, help="a folder in SA-1B or COCO layout")
+    weights.add_argument(
+        "--protocol",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("KIND", "key=value"),
+        help="in place of the usual: clicks, interactive, coco, occlusion or vos, with its settings",
+    )
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Score, write the results, and say where they are."""
-    if arguments.predictions or arguments.truth:
+    masks = arguments.predictions or arguments.truth
+    for name in OF_WEIGHTS if masks else OF_MASKS:
+        if getattr(arguments, name) not in (None, False, []):
+            what = "masks against masks" if masks else "a checkpoint, or needs --pred with --gt"
+            raise ConfigError(f"evaluate: --{name.replace('_', '-')} does not go with {what}")
+    if masks:
         return _score_masks(arguments)
     if not arguments.checkpoint or not (arguments.videos or arguments.images):
         raise ConfigError(
             "evaluate needs --pred with --gt, or --checkpoint with --videos or --images"
         )
-    result = measure(
-        str(local_weights(arguments.checkpoint, arguments.runs)),
-        arguments.out,
-        images=arguments.images,
-        videos=arguments.videos,
-        preset=arguments.preset,
-        image_size=arguments.image_size,
-        device=arguments.device,
-    )
-    for name, value in result.metrics.items():
-        print(f"{name:<20} {value:.4g}")
-    for name, place in result.files.items():
-        print(f"{name:<20} {place}")
-    return 0
+    return measure_checkpoint(arguments)
 
 
 def _score_masks(arguments: argparse.Namespace) -> int:
@@ -119,7 +125,7 @@ def _score_masks(arguments: argparse.Namespace) -> int:
         arguments.truth.absolute(),
         arguments.predictions.absolute(),
         layout=arguments.layout,
-        protocol=Protocol(arguments.late_objects, not arguments.all_frames),
+        protocol=Protocol(arguments.late_objects or "sav", not arguments.all_frames),
         names=_names(arguments.split) if arguments.split else (),
         strict=not arguments.partial,
     )
@@ -198,75 +204,6 @@ def print_scores(scores: VideoScores) -> None:
         print(f"no score, as the truth shows them on no scored frame: {listing(left, NAMED)}")
     if scores.j == scores.f == 100:
         print("every mask equals the true one: are the predictions a copy of the truth?")
-
-
-def measure(
-    checkpoint: str,
-    out: Path,
-    *,
-    images: Path | None,
-    videos: Path | None,
-    preset: str | None = None,
-    image_size: int | None = None,
-    device: str | None = None,
-) -> StageResult:
-    """Run the evaluation stage on a checkpoint outside of any recipe; its results lie in `out`.
-
-    preset: what the weights must be; their size is told by themselves. What was measured there
-    before, of the same weights on the same data, is not measured again.
-    """
-    from pipeline.launch import launch
-    from pipeline.settings import LaunchConfig
-    from pipeline.tracking import fetch_checkpoint, prepare_store
-    from stages.contract import CheckpointRef, StageSpec, read_result, write_spec
-    from stages.job import run_stage
-    from stages.settings import Evaluation
-
-    folder = require_writable(out, "output folder")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    weights = fetch_checkpoint(checkpoint, "", folder / "cache", uri)
-    spec = StageSpec(
-        name="evaluate",
-        kind="evaluate",
-        settings={
-            "model": None,
-            "weights": {"expect": preset, "image_size": image_size},
-            "seed": 0,
-            "evaluation": asdict(Evaluation(device=device)),
-            "images": _dataset(images, "images"),
-            "videos": _dataset(videos, "videos"),
-        },
-        folder=str(folder),
-        tracking={"uri": uri, "experiment": "evaluate"},
-        input=CheckpointRef(str(weights.resolve()), sha256(weights), "", 0, ""),
-    )
-    result = read_result(folder, spec.key)
-    if result is None:
-        prepare_store(uri, "evaluate", folder / "artifacts")
-        launch(
-            run_stage, str(write_spec(spec)), folder, LaunchConfig(), name="evaluate", key=spec.key
-        )
-        result = read_result(folder, spec.key)
-    if result is None:
-        raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")
-    return result
-
-
-def _dataset(root: Path | None, option: str) -> dict[str, Any] | None:
-    """The data set in a folder, told by its layout."""
-    from data.layout import video_layout
-    from data.spec import DatasetSpec
-
-    if root is None:
-        return None
-    folder = root.expanduser().absolute()
-    if not folder.is_dir():
-        raise DataError(f"--{option} {root}: there is no such folder")
-    if option == "videos":
-        kind = video_layout(folder) or "davis"
-    else:
-        kind = "coco" if (folder / "annotations").is_dir() else "sa1b"
-    return asdict(DatasetSpec(format=kind, root=str(folder)))  # type: ignore[arg-type]
 
 
 def _names(file: Path) -> list[str]:

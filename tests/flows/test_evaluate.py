@@ -108,6 +108,13 @@ def test_what_a_reader_should_know(masks, tmp_path, capsys):
         ("--gt gt --pred pred --jobs 2 --launcher inline", "add --launcher local or slurm"),
         ("--gt gt --pred pred --late-objects never", "late-objects"),
         ("--checkpoint x.pt", "--videos or --images"),
+        ("--checkpoint x.pt --videos gt --late-objects sav", "--late-objects does not go with"),
+        ("--gt gt --pred pred --videos gt", "--videos does not go with masks against masks"),
+        ("--checkpoint x.pt --videos gt --images gt --split s", "measure one at a time"),
+        ("--checkpoint x.pt --videos gt --protocol interactiv", "did you mean 'interactive'"),
+        ("--checkpoint x.pt --videos gt --protocol vos frames=2", "more.vos.frames"),
+        ("--checkpoint x.pt --videos gt --protocol vos zip", "expected a setting as key=value"),
+        ("--checkpoint x.pt --videos gt --protocol coco", "--images is missing"),
     ],
 )
 def test_misuse_is_one_line(words, told, masks, tmp_path, monkeypatch, capsys):
@@ -130,17 +137,43 @@ def test_a_split_and_what_both_have(masks, tmp_path, capsys):
         assert "1 objects in 1 videos" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_weights_are_measured_whatever_their_size(masks, weights, tmp_path, capsys):
-    """No --preset: the size is found out; a wrong one, and a wrong device, are named."""
-    root = tmp_path / "davis"
+def videos(root: Path, annotations: Path) -> Path:
+    """A data set in DAVIS layout around the masks of `annotations`."""
     for video in ("a", "b"):
         (root / "JPEGImages" / video).mkdir(parents=True)
         for t in range(FRAMES):
             Image.new("RGB", (W, H), (90, 60 * t, 9)).save(
                 root / "JPEGImages" / video / f"{t:05d}.jpg"
             )
-    masks[0].rename(root / "Annotations")
+    annotations.rename(root / "Annotations")
+    return root
+
+
+@pytest.mark.slow
+def test_protocols_in_place_of_the_usual_on_a_list_of_videos_by_two_ranks(
+    masks, weights, tmp_path, capsys
+):
+    root = videos(tmp_path / "davis", masks[0])
+    (tmp_path / "val.txt").write_text("b\n")
+    words = ("--checkpoint", weights, "--videos", str(root), "--device", "cpu")
+    words += ("--split", str(tmp_path / "val.txt"), "--jobs", "2")
+    words += ("--protocol", "interactive", "frames=2", "start=mask", "--protocol", "occlusion")
+    words += ("--protocol", "interactive", "mode=online", "frames=1")
+    assert evaluate(tmp_path, *words) == 0
+    said = capsys.readouterr().out
+    assert "interactive/jf@2" in said and "interactive2/jf@1" in said and "video/jf" not in said
+    assert "interactive2: online: each object shown by 3 clicks" in said
+    rows = (tmp_path / "out" / "interactive" / "interactive.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"b"}
+    more = json.loads((tmp_path / "out" / "more.json").read_text())
+    assert list(more) == ["interactive", "occlusion", "interactive2"]
+    assert more["occlusion"]["metrics"]["returns"] == 0
+
+
+@pytest.mark.slow
+def test_weights_are_measured_whatever_their_size(masks, weights, tmp_path, capsys):
+    """No --preset: the size is found out; a wrong one, and a wrong device, are named."""
+    root = videos(tmp_path / "davis", masks[0])
     words = ("--checkpoint", weights, "--videos", str(root), "--device", "cpu")
     assert evaluate(tmp_path, *words, "--preset", "large") == 2
     assert "you asked for large" in capsys.readouterr().err
