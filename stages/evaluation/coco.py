@@ -20,6 +20,7 @@ from pipeline import rle
 from pipeline.errors import ConfigError, DataError
 from pipeline.fetch import local_copy
 from pipeline.storage import atomic_file
+from stages.evaluation.image import objects_at_once
 from stages.evaluation.protocols import Found, Subject
 from stages.evaluation.sharing import share_out
 from stages.evaluation_settings import CocoMeasurement
@@ -32,7 +33,6 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """The first six of COCOeval's, in its order."""
 MOST = 100
 """Masks of an image that COCOeval looks at by default; raised where an image has more boxes."""
-OBJECTS_AT_ONCE = 64
 
 
 def measure(wanted: CocoMeasurement, subject: Subject) -> Found | None:
@@ -53,11 +53,11 @@ def measure(wanted: CocoMeasurement, subject: Subject) -> Found | None:
         unit="picture",
         progress=True,
     )
-    if not subject.world.is_first:
-        return None
     answers = [answer for found, _ in pictures for answer in found]
     if not answers:
         raise DataError(f"{dataset.name}: no object with a box in the {count} pictures")
+    if not subject.world.is_first:
+        return None
     most = max(MOST, *(len(found) for found, _ in pictures))
     place = subject.folder / "coco_results.json"
     with atomic_file(place, "w") as file:
@@ -78,11 +78,11 @@ def segment(
         return [], []
     picture = dataset.pictures(index, [0])[0]
     height, width = picture.shape[:2]
-    truth = dataset.masks(index, 0, ids, (height, width))
     predictor.set_image(picture)
     answers, ious = [], []
-    for start in range(0, len(ids), OBJECTS_AT_ONCE):
-        part = ids[start : start + OBJECTS_AT_ONCE]
+    size = objects_at_once(height * width, candidates=1)
+    for start in range(0, len(ids), size):
+        part = ids[start : start + size]
         boxes = torch.tensor([about[i]["bbox"] for i in part], dtype=torch.float32)
         boxes[:, 2:] += boxes[:, :2]
         found = predictor.predict(boxes=boxes, multimask=False)
@@ -96,7 +96,7 @@ def segment(
                     "score": score,
                 }
             )
-        ious += _ious(truth[start : start + OBJECTS_AT_ONCE], masks)
+        ious += _ious(dataset.masks(index, 0, part, (height, width)), masks)
     return answers, ious
 
 
@@ -113,9 +113,8 @@ def average_precision(
 
     with contextlib.redirect_stdout(io.StringIO()):  # it talks
         truth = COCO(local_copy(annotations))
-        judge = COCOeval(
-            truth, truth.loadRes([dict(one) for one in answers]), "segm"
-        )  # it adds to what it is given
+        results = truth.loadRes([dict(one) for one in answers])  # it adds to what it is given
+        judge = COCOeval(truth, results, "segm")
         judge.params.imgIds = sorted({answer["image_id"] for answer in answers})
         judge.params.maxDets = [1, 10, most]
         judge.evaluate()

@@ -10,7 +10,6 @@ get.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -95,7 +94,9 @@ def score_picture(
     clip = dataset.load(index, [0])
     masks = clip.masks[0][clip.masks[0].any((1, 2))]
     predictor.set_image(clip.frames[0])
-    rows = [score_objects(predictor, part, clicks, start) for part in _batches(masks)]
+    size = objects_at_once(clip.frames[0][..., 0].size)
+    parts = (masks[first : first + size] for first in range(0, len(masks), size))
+    rows = [score_objects(predictor, part, clicks, start) for part in parts]
     return np.concatenate([np.zeros((0, clicks + (start == "box"))), *rows])
 
 
@@ -118,7 +119,11 @@ def score_objects(
     for _ in range(clicks):
         click = correction_click(target, guess, nobody, "centre")
         given = click if given is None else given.then(click)
+        before = guess
         guess, low = _answer(predictor, given, box, low)
+        if before is not None:  # of a mask that was right, the user took nothing back
+            right = (before == target).all(2, keepdim=True).all(1, keepdim=True)
+            guess = torch.where(right, before, guess)
         ious.append(_iou(target, guess).cpu().numpy())
     return np.stack(ious, 1)
 
@@ -146,9 +151,8 @@ def _iou(truth: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
     return common / (truth | guess).flatten(1).sum(1, dtype=torch.float64)
 
 
-def _batches(masks: np.ndarray) -> Iterator[np.ndarray]:
-    candidates, float32 = 3, 4
-    fitting = LOGIT_BYTES // (candidates * float32 * masks[0].size) if len(masks) else 1
-    size = min(max(fitting, 1), OBJECTS_AT_ONCE)
-    for start in range(0, len(masks), size):
-        yield masks[start : start + size]
+def objects_at_once(pixels: int, candidates: int = 3) -> int:
+    """How many objects are decoded in one batch on a picture of so many pixels."""
+    float32 = 4
+    fitting = LOGIT_BYTES // (candidates * float32 * pixels)
+    return min(max(fitting, 1), OBJECTS_AT_ONCE)

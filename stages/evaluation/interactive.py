@@ -60,14 +60,14 @@ def measure(wanted: InteractiveMeasurement, subject: Subject) -> Found | None:
     videos = share_out(
         count, play, subject.world, label=f"interactive, {wanted.mode}", unit="video", progress=True
     )
-    if not subject.world.is_first:
-        return None
     rounds = [
         VideoScores(tuple(video[n].score for video in videos if video), SCORED, dataset.digest)
         for n in range(wanted.frames)
     ]
     if not rounds[0].objects:
         raise DataError(f"{dataset.name}: no object in the {count} videos to interact with")
+    if not subject.world.is_first:
+        return None
     metrics = {f"jf@{n + 1}": scores.jf for n, scores in enumerate(rounds)}
     metrics["jf_mean"] = float(np.mean(list(metrics.values())))
     last = [n for video in videos if video for n in video[-1].interacted.values()]
@@ -97,7 +97,8 @@ def _offline(user: User) -> Iterator[Pass]:
     for done in range(user.wanted.frames):
         if done:
             for row, object_id in enumerate(user.truth.first):
-                left = {p: iou for p, iou in user.ious[row].items() if p not in user.touched[row]}
+                touched = user.touched[row]
+                left = {p: x for p, x in user.ious[row].items() if x < 1 and p not in touched}
                 if left:
                     user.correct(min(left, key=lambda p: (left[p], p)), row, object_id)
         yield user.follow()

@@ -13,12 +13,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data.sources import open_dataset
+from data.sources.coco import CocoInstances
 from data.spec import DatasetSpec
+from model.image_predictor import ImagePredictor
 from model.weights import load_checkpoint
 from pipeline import rle
 from pipeline.distributed import World
 from pipeline.errors import ConfigError
-from stages.evaluation.coco import FIGURES, average_precision
+from stages.evaluation import image
+from stages.evaluation.coco import FIGURES, average_precision, segment
 from stages.evaluation.protocols import Subject, measure_by
 from stages.evaluation_settings import CocoMeasurement
 from tests.stages.prediction.conftest import weights as weights
@@ -111,6 +114,25 @@ def test_every_true_box_gets_one_mask(tmp_path: Path, weights: str) -> None:
     theirs = their_figures(file, answers)
     assert found.metrics["ap"] == pytest.approx(theirs[0])
     assert 0 <= found.metrics["miou"] <= 100
+
+
+def test_boxes_over_the_edge_and_without_height_are_measured_in_batches(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As real files have them."""
+    file = write_coco(tmp_path / "coco", pictures=1)
+    values = json.loads(file.read_text())
+    values["annotations"][0]["bbox"] = [100.5, 100.25, SIDE - 100, SIDE - 100]
+    values["annotations"][1]["bbox"][3] = 0.0
+    file.write_text(json.dumps(values))
+    dataset = open_dataset(DatasetSpec(format="coco", root=str(tmp_path / "coco")))
+    assert isinstance(dataset, CocoInstances)
+    predictor = ImagePredictor(load_checkpoint(weights))
+    together, ious = segment(predictor, dataset, 0)
+    monkeypatch.setattr(image, "OBJECTS_AT_ONCE", 3)
+    apart, same = segment(predictor, dataset, 0)
+    assert len(together) == 4 and ious == pytest.approx(same, abs=0.02)
+    assert [one["image_id"] for one in together] == [one["image_id"] for one in apart]
 
 
 def test_another_format_is_refused(tmp_path: Path, weights: str) -> None:

@@ -9,7 +9,12 @@ from model.image_predictor import ImagePredictor, MaskAnswer
 from model.sam2 import build_sam2
 from pipeline.errors import DataError
 from stages.evaluation import image
-from stages.evaluation.image import ImageScores, evaluate_images, score_objects
+from stages.evaluation.image import (
+    ImageScores,
+    evaluate_images,
+    objects_at_once,
+    score_objects,
+)
 
 
 class Scripted:
@@ -107,9 +112,16 @@ def test_nothing_to_score_is_an_error(predictor):
 
 
 def test_large_pictures_are_decoded_in_small_batches():
-    masks = np.zeros((9, 4000, 4000), bool)
-    assert max(len(part) for part in image._batches(masks)) == 2
-    assert sum(len(part) for part in image._batches(masks)) == 9
+    assert objects_at_once(4000 * 4000) == 2
+    assert objects_at_once(4000 * 4000, candidates=1) == 8
+    assert objects_at_once(480 * 640) == 64 and objects_at_once(10**9) == 1
+
+
+def test_a_mask_that_is_right_stays_right():
+    """It covers the corner where the click falls that has nothing to correct."""
+    truth = square((0, 0, 9, 9))
+    network = Scripted([truth[None], square((5, 5, 3, 3))[None], square()[None]], [[0.9]] * 3)
+    assert score_objects(network, truth[None], 3)[0].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_scores_are_means_over_objects():

@@ -107,6 +107,13 @@ def test_online_a_frame_below_the_limit_is_corrected_on_the_way() -> None:
     assert passes[4] is passes[3]  # all that is below the limit had been corrected
 
 
+def test_offline_frames_that_are_right_are_left_alone() -> None:
+    network = Script(rows=[10, 9, 10, 10, 10])
+    passes = play(wanted(start="mask", frames=4), network)
+    assert [one.interacted[7] for one in passes] == [1, 2, 2, 2]
+    assert [one.score.objects[0].j for one in passes] == pytest.approx([98.0, *[100.0] * 3])
+
+
 def test_an_object_is_shown_by_a_click_in_its_middle_or_a_tight_box() -> None:
     network = Script(rows=[10] * FRAMES)
     play(wanted(frames=1, clicks=3), network)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.evaluation.jf import Protocol, VideoScores, score_video
-from stages.evaluation.occlusion import absences, presence, returns_of
+from stages.evaluation.occlusion import Return, _means, absences, presence, returns_of
 
 H, W = 40, 60
 
@@ -69,3 +69,30 @@ def test_presence_counts_what_is_missed_and_what_is_claimed(scores: VideoScores)
     assert found == pytest.approx(
         {"presence": 100 * 6 / 8, "missed": 100 * 1 / 6, "false_presence": 100 * 1 / 2}
     )
+
+
+def test_returns_are_grouped_by_length_of_absence_and_by_size() -> None:
+    def back(absence: int, side: float, jf: float) -> Return:
+        return Return("v", 1, 0, absence, (side / 640) ** 2, jf, jf > 50)
+
+    returns = [back(5, 31, 40.0), back(6, 33, 60.0), back(20, 95, 80.0), back(21, 97, 20.0)]
+    assert _means(returns) == pytest.approx(
+        {
+            "returns": 4,
+            "jf_returned": 50.0,
+            "found_again": 50.0,
+            "jf_returned/away 1-5": 40.0,
+            "found_again/away 1-5": 0.0,
+            "jf_returned/away 6-20": 70.0,
+            "found_again/away 6-20": 100.0,
+            "jf_returned/away over 20": 20.0,
+            "found_again/away over 20": 0.0,
+            "jf_returned/small": 40.0,
+            "found_again/small": 0.0,
+            "jf_returned/medium": 70.0,
+            "found_again/medium": 100.0,
+            "jf_returned/large": 20.0,
+            "found_again/large": 0.0,
+        }
+    )
+    assert _means([]) == {"returns": 0.0}
