@@ -109,6 +109,16 @@ def extract_frames(
     )
 
 
+def is_current(report: ExtractReport) -> bool:
+    """Whether the frames of an earlier extraction are there, and the video has not changed since;
+    what a look at every frame would tell is not asked."""
+    try:
+        record = json.loads((Path(report.folder) / RECORD).read_text())
+        return bool(record["video_bytes"] == Path(report.video).stat().st_size)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _source(video: Path, options: ExtractOptions, annotation: Path | None) -> dict[str, Any]:
     """What the frames depend on. Name and size stand for the content of a file: reading 50,000
     videos to skip them would take hours."""

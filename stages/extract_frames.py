@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.extract import ExtractOptions, ExtractReport
+from data.extract import ExtractOptions, ExtractReport, is_current
 from data.extract_many import Extraction, extract_many
 from data.sources.sav import list_videos
 from data.spec import DatasetSpec
@@ -111,9 +111,9 @@ def run_shard(job: Shard) -> Extraction:
 
 
 def is_whole(extraction: Extraction) -> bool:
-    """Whether an earlier extraction needs no second look: no video was broken, and the frames are still there."""
-    there = all(Path(report.folder).is_dir() for report in extraction.reports)
-    return there and not extraction.failures
+    """Whether an earlier extraction needs no second look: no video was broken or has changed, and the frames are
+    still there."""
+    return not extraction.failures and all(map(is_current, extraction.reports))
 
 
 def _digest(reports: Sequence[ExtractReport]) -> str:

@@ -74,12 +74,15 @@ def test_misuse_is_one_line(videos, words, told, capsys):
 
 
 def test_shards_forget_what_has_to_be_looked_at_again(videos):
-    """A video that was broken, and frames that were deleted, are extracted by the same command."""
+    """A video that was broken or is another now, and frames that were deleted, are extracted by the
+    same command."""
     whole = (videos / "v1.mp4").read_bytes()
     (videos / "v1.mp4").write_bytes(b"")
     assert extract(videos, "--jobs", 2, "--workers", 1) == 2
     (videos / "v1.mp4").write_bytes(whole)
-    assert extract(videos, "--jobs", 2, "--workers", 1) == 0
     shutil.rmtree(videos.parent / "out" / "v2")
     assert extract(videos, "--jobs", 2, "--workers", 1) == 0
     assert len(list((videos.parent / "out").glob("v*/*.jpg"))) == 12
+    like.save_video(videos / "v0.mp4", [like.picture(8 * t, (48, 64)) for t in range(5)])
+    assert extract(videos, "--jobs", 2, "--workers", 1) == 0
+    assert len(list((videos.parent / "out").glob("v*/*.jpg"))) == 11
