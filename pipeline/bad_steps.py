@@ -14,22 +14,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
 from pipeline.errors import StageError
+from pipeline.heartbeat import pulse
 from pipeline.saving import Saver
 from pipeline.settings import LoopConfig
 from pipeline.storage import atomic_file
 from pipeline.window import Outcome
 
 RECORD_FILE = "skipped.jsonl"
-RUN, FIRST, DUE, BACK = "bad/run", "bad/first", "bad/due", "bad/rolled_back"
-"""In the notes: bad steps in a row until now, the first of them, the first of a row that was too
-long, and how often training went back."""
+RUN, FIRST, DUE = "bad/run", "bad/first", "bad/due"
+"""In the notes: bad steps in a row until now, the first of them, and that of a row that was too
+long."""
+BACK, SINCE = "bad/rolled_back", "bad/since"
+"""How often training went back, and the step where it last did."""
 MOST_NAMED = 50
 ADVICE = "look at these samples, lower the learning rate, or train in fp32"
 logger = logging.getLogger(__name__)
@@ -82,8 +86,8 @@ class BadSteps:
         if times >= self.config.roll_backs:
             tried = f"Training went back to an earlier checkpoint {times:.0f} times already"
             raise StageError(f"{problem}. {tried if times else 'loop.roll_backs is 0'}; {ADVICE}")
-        regular = first - first % self.config.save_every
-        found = saver.roll_back(state, before=regular + 1)
+        pulse.phase("going back")
+        found = saver.roll_back(state, before=self._goal(first, notes) + 1)
         if found is None:
             found = saver.roll_back(state, before=first + 1)
         if found is None:
@@ -95,9 +99,24 @@ class BadSteps:
             problem, step, found, step - found,
         )  # fmt: skip
         state.step, state.skipped = step, state.skipped + step - found
-        state.notes = {**notes, RUN: 0.0, BACK: times + 1}
+        state.notes = {**notes, RUN: 0.0, BACK: times + 1, SINCE: float(step)}
         self._write([{"step": step - 1, "went_back_to": found, "time": time.time()}])
         return True
+
+    def needed(self, state: TrainState) -> tuple[int, ...]:
+        """The newest checkpoint at or before each of these steps has to stay, so that every run,
+        interrupted or not, finds the same one to go back to."""
+        firsts = [float(state.step)]  # of a row that is still to come
+        if state.notes.get(RUN):
+            firsts.append(state.notes[FIRST])
+        if DUE in state.notes:
+            firsts.append(state.notes[DUE])
+        return tuple(sorted({self._goal(int(first), state.notes) for first in firsts}))
+
+    def _goal(self, first: int, notes: Mapping[str, float]) -> int:
+        """The last step, `first` at the latest, that every run has a checkpoint of: by steps, or of
+        where it went back. Those written for their age or at a stop are of some runs only."""
+        return max(first - first % self.config.save_every, int(notes.get(SINCE, 0)))
 
     def _named(self, first: int) -> str:
         names = [name for step in sorted(self.samples) if step >= first
@@ -132,6 +151,8 @@ class BadSteps:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error)
 

@@ -137,7 +137,7 @@ class Boundary:
 
     def _save(self, state: TrainState, *, wait: bool, late: bool = False) -> None:
         pulse.phase("save")
-        self.saver.save(state, wait=wait, late=late)
+        self.saver.save(state, wait=wait, late=late, needed=self.bad_steps.needed(state))
         if self.saver.save_seconds:
             self.margin.add("save", self.saver.save_seconds)
 

@@ -62,18 +62,24 @@ class Keep:
     """Those of each multiple of so many steps, for good; 0 none."""
     best: bool = False
     """The one of the best score."""
+    needed: tuple[int, ...] = ()
+    """The newest at or before each of these steps, which training may have to go back to."""
 
     def chosen(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of `entries` that stay, oldest first."""
         entries = sorted(entries, key=lambda entry: entry.step)
         scored = [entry for entry in entries if entry.score is not None]
         best = max(scored, key=lambda entry: entry.score or 0.0, default=None)
+        needed = {
+            max((e.step for e in entries if e.step <= step), default=-1) for step in self.needed
+        }
         return [
             entry
             for index, entry in enumerate(entries)
             if index >= len(entries) - max(self.last, 1)
             or (self.every and entry.step % self.every == 0)
             or (self.best and entry is best)
+            or entry.step in needed
         ]
 
 

@@ -7,16 +7,17 @@ A restart on an empty disk fetches the newest from there.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
+from tempfile import NamedTemporaryFile, mkdtemp
 
 from pipeline import checkpoint_list
-from pipeline.checkpoint_list import COPY, MANIFEST, Entry, Keep, damage, listed, parse
+from pipeline.checkpoint_list import COPY, MANIFEST, Entry, Keep, as_manifest, damage, listed, parse
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.plain_files import FileRecord
 from pipeline.remote import ask, filesystem, reason, shown
@@ -25,21 +26,27 @@ from pipeline.storage import put, sha256, sync_folder
 logger = logging.getLogger(__name__)
 
 
-def upload(folder: str | Path, url: str) -> None:
-    """Let `url` hold what `folder` lists, and nothing else of a run. Raises StorageError."""
+def upload(folder: str | Path, url: str, keep: Keep) -> None:
+    """Let `url` hold what `folder` lists, and nothing else of a run but earlier checkpoints that
+    `keep` keeps: `folder` may be of a machine that began with the newest only. Raises
+    StorageError."""
     folder = Path(folder)
-    entries = listed(folder)
+    own = listed(folder)
     try:
-        there = {name for entry in _listed(url) for name in _keys(entry).values()}
+        stored = _listed(url)
     except CheckpointError as error:
         logger.warning("%s; it is written again", error)
-        there = set()
-    for entry in entries:
+        stored = []
+    there = {key for entry in stored for key in _keys(entry).values()}
+    for entry in own:
         for name, key in _keys(entry).items():
             if key not in there:
                 _put_checked(folder / name, f"{url}/{key}", entry.files[name])
-    for name in (MANIFEST, COPY):
-        put(folder / name, f"{url}/{name}")
+    steps = {entry.step for entry in own}
+    earlier = [e for e in stored if e.step not in steps and e.step < max(steps, default=0)]
+    chosen = {entry.name for entry in keep.chosen([*earlier, *own])}
+    entries = [*(entry for entry in earlier if entry.name in chosen), *own]
+    _put_lists(url, sorted(entries, key=lambda entry: entry.step))
     _delete_unlisted(url, {key for entry in entries for key in _keys(entry).values()})
 
 
@@ -97,6 +104,14 @@ def _put_checked(source: Path, target: str, record: FileRecord) -> None:
         raise StorageError(
             f"{shown(target)} reads back as sha256 {found}, expected {record.sha256} as in {source}"
         )
+
+
+def _put_lists(url: str, entries: Sequence[Entry]) -> None:
+    with NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(as_manifest(entries), file)
+        file.flush()
+        for name in (MANIFEST, COPY):
+            put(file.name, f"{url}/{name}")
 
 
 def _delete_unlisted(url: str, listed_keys: set[str]) -> None:

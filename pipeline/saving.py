@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +28,15 @@ from pipeline.staging import HostCopy, all_finite
 from pipeline.storage import size_text
 
 HUNG_SECONDS = 900.0
-"""A checkpoint that takes longer than this to write, and longer than `unsaved_minutes`, is taken
-for one that never ends."""
+"""A checkpoint may take this long to write, whatever `unsaved_minutes` says."""
 CLOSE_SECONDS = 10.0
 """How long a failing run waits for the checkpoint that is being written."""
 logger = logging.getLogger(__name__)
+
+
+def patience(config: LoopConfig) -> float:
+    """Seconds a checkpoint may take to be written before it counts as one that never ends."""
+    return max(60 * config.unsaved_minutes, HUNG_SECONDS)
 
 
 class Saver:
@@ -74,8 +79,9 @@ class Saver:
         self._note()
         now, allowed = time.monotonic(), 60 * self.config.unsaved_minutes
         if self.writing.busy:
-            return now - self.tried_at > max(allowed, HUNG_SECONDS)
-        return bool(self.problem) and now - self.safe_at > allowed
+            return now - self.tried_at > patience(self.config)
+        # the others hear of outcomes only in `wait`, and do not know when the last good one was
+        return self.world.is_first and bool(self.problem) and now - self.safe_at > allowed
 
     def is_best(self, state: TrainState) -> bool:
         """Whether validation just found these weights the best so far, and the best are kept."""
@@ -84,21 +90,29 @@ class Saver:
             return False
         return self.best is None or score > self.best
 
-    def save(self, state: TrainState, *, wait: bool = False, late: bool = False) -> None:
+    def save(
+        self,
+        state: TrainState,
+        *,
+        wait: bool = False,
+        late: bool = False,
+        needed: tuple[int, ...] = (),
+    ) -> None:
         """Copy `state` and write it in the background, once the one before is written; every rank
         calls it.
 
         wait: until it is written, or has failed; so for the best so far. late: the last attempt;
-        raises StageError where it fails, naming what is safe.
+        raises StageError where it fails, naming what is safe. needed: as in `Keep`.
         """
         began = time.monotonic()
         self.wait()
         if self.is_best(state):
             self.best, wait = state.scored[1], True
         self.tried_at = began
-        write = self._prepared(state)
+        keep = replace(self.keep, needed=needed)
+        write = self._prepared(state, keep)
         if write is not None:
-            self.writing.begin(state.step, partial(self._write, write))
+            self.writing.begin(state.step, partial(self._write, write, keep))
         self.stall_seconds = time.monotonic() - began
         if wait or late:
             self.wait()
@@ -114,7 +128,7 @@ class Saver:
             if hung:
                 raise StageError(
                     f"writing a checkpoint to {self.folder} has not ended for "
-                    f"{max(60 * self.config.unsaved_minutes, HUNG_SECONDS) / 60:.0f} minutes; look at "
+                    f"{patience(self.config) / 60:.0f} minutes; look at "
                     f"the storage. Step {self.safe_step} is safe, a restart continues there"
                 )
             if not busy:
@@ -124,9 +138,14 @@ class Saver:
         self.safe_step, self.written_step, self.problem, self.save_seconds = self.world.share(told)
 
     def require(self, step: int) -> None:
-        """Raise StageError unless the folder has `step`; every rank calls it after `wait`."""
+        """Raise StageError unless the folder has `step`, its last; every rank calls it after `wait`."""
         if self.written_step != step:
             raise StageError(self._loss(step))
+        if self.problem and self.world.is_first:
+            logger.warning(
+                "the mirror lacks the last step, %d, and nothing copies it any more: %s. It is in %s",
+                step, self.problem, self.folder,
+            )  # fmt: skip
 
     def roll_back(self, state: TrainState, before: int) -> int | None:
         """Put the newest intact checkpoint of a step before `before` into `state` on every rank;
@@ -154,7 +173,7 @@ class Saver:
         self.writing.join(CLOSE_SECONDS)
         self._note()
 
-    def _prepared(self, state: TrainState) -> Callable[[], Entry | None] | None:
+    def _prepared(self, state: TrainState, keep: Keep) -> Callable[[], Entry | None] | None:
         """What writes a copy of `state`, or of this rank's part of it; None where it is not finite,
         and on ranks that have nothing to write."""
         shared = state.sharding
@@ -169,17 +188,15 @@ class Saver:
         score = state.scored[1] if state.scored[0] == state.step else None
         size = self.world.size
         if shared is None:
-            return partial(
-                checkpoint.write, values, self.folder, self.keep, score=score, world=size
-            )
+            return partial(checkpoint.write, values, self.folder, keep, score=score, world=size)
         from pipeline.checkpoint_parts import write_parts
 
         return partial(
-            write_parts, values, shared.rows_of(state.optimizer), self.folder, self.keep,
+            write_parts, values, shared.rows_of(state.optimizer), self.folder, keep,
             rank=self.world.rank, group=shared.background, score=score, world=size,
         )  # fmt: skip
 
-    def _write(self, write: Callable[[], Entry | None]) -> Entry | None:
+    def _write(self, write: Callable[[], Entry | None], keep: Keep) -> Entry | None:
         """In the background: to the folder, and from there to the mirror."""
         entry = write()
         if entry is not None:
@@ -187,7 +204,7 @@ class Saver:
             if self.config.mirror:
                 from pipeline.mirror import upload
 
-                upload(self.folder, self.config.mirror)
+                upload(self.folder, self.config.mirror, keep)
         return entry
 
     def _note(self) -> None:

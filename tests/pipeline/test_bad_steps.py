@@ -2,6 +2,7 @@
 often the run was interrupted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.staging import all_finite
 from tests.pipeline import toy
 from tests.pipeline.toy import TOTAL, ToyTask, batches, equal, fresh, weights
 
-CONFIG = LoopConfig(log_every=2, save_every=3, keep=8, bad_steps=3)
+CONFIG = LoopConfig(log_every=2, save_every=3, keep=1, bad_steps=3)
 
 
 @pytest.fixture(autouse=True)
@@ -52,14 +53,17 @@ def record(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
 
 
-def interrupted(folder: Path, at: tuple[int, ...], **task: Any) -> TrainState:
+def interrupted(
+    folder: Path, at: tuple[int, ...], config: LoopConfig = CONFIG, **task: Any
+) -> TrainState:
     """The state after a run that was stopped and resumed after each of the steps `at`."""
     for number in (*at, None):
         model, state = fresh(dropout=0.5)
         checkpoint.resume(state, folder)
         hook = (1, lambda s, n=number: stop.request_stop("a test") if s.step == n else None)
         try:
-            train(folder, state, Diverging(model, **task), hooks=Hooks(every=(hook,)))
+            task_ = Diverging(model, **task)
+            train(folder, state, task_, hooks=Hooks(every=(hook,)), config=config)
         except stop.StopRequested:
             stop.reset_stop()
     return state
@@ -89,6 +93,41 @@ def test_an_interrupted_run_goes_back_to_the_same_step(tmp_path: Path, at: tuple
     assert other.notes == straight.notes and other.skipped == straight.skipped
     drop = [{k: v for k, v in row.items() if k != "time"} for row in record(tmp_path / "a")]
     assert drop == [{k: v for k, v in row.items() if k != "time"} for row in record(tmp_path / "b")]
+
+
+def test_what_is_needed_to_go_back_outlives_checkpoints_written_for_their_age(
+    tmp_path: Path,
+) -> None:
+    """One after every step, of which the newest is kept: finite weights whose losses are not."""
+
+    class Bad(ToyTask):
+        def losses(self, batch: toy.Batch, step: int, whole: float) -> toy.Losses:
+            found = super().losses(batch, step, whole)
+            return toy.Losses(found.total * float("nan" if 5 <= step < 8 else 1), found.parts)
+
+    ends = []
+    for name, seconds in (("by steps", 600.0), ("by age", 0.0)):
+        model, state = fresh(dropout=0.5)
+        config = replace(CONFIG, save_every=4, save_seconds=seconds)
+        train(tmp_path / name, state, Bad(model), config=config)
+        assert record(tmp_path / name)[-1]["went_back_to"] == 4
+        ends.append(weights(model))
+    assert equal(*ends)
+
+
+def test_going_back_again_is_not_to_weights_that_were_given_up(tmp_path: Path) -> None:
+    """Step 6 is saved, being finite; the row that began at 4 ends at 8 with the weights of 3. What is
+    bad from 8 on leads back to those of 8, not to those of 6."""
+
+    class Bad(ToyTask):
+        def losses(self, batch: toy.Batch, step: int, whole: float) -> toy.Losses:
+            found = super().losses(batch, step, whole)
+            return toy.Losses(found.total * float("nan" if 4 <= step < 11 else 1), found.parts)
+
+    model, state = fresh(total=20)
+    train(tmp_path, state, Bad(model), total=20)
+    back = [row["went_back_to"] for row in record(tmp_path) if "went_back_to" in row]
+    assert back == [3, 8]
 
 
 def test_what_keeps_happening_ends_training_and_names_the_samples(tmp_path: Path) -> None:

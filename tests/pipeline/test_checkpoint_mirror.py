@@ -10,7 +10,8 @@ import fsspec
 import pytest
 
 from pipeline import checkpoint, mirror
-from pipeline.checkpoint import TrainState
+from pipeline.checkpoint import Keep, TrainState
+from pipeline.checkpoint_list import listed
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.loop import fit
 from pipeline.settings import LoopConfig
@@ -56,7 +57,7 @@ def test_another_machine_continues_from_object_storage(server: str, tmp_path: Pa
     fsspec.filesystem("s3").mkdir("checkpoints")
     train(tmp_path / "here", url, 7, save_every=5, keep=1)
     assert sorted(name[:13] for name in files(url)) == [
-        "manifest.copy", "manifest.json", "step-00000007"
+        "manifest.copy", "manifest.json", "step-00000005", "step-00000007"
     ]  # fmt: skip
     there = train(tmp_path / "there", url, toy.TOTAL, save_every=20)
     assert toy.equal(toy.weights(there.model), toy.weights(straight.model))
@@ -87,8 +88,20 @@ def test_damaged_lists_there(tmp_path: Path, url: str, caplog: pytest.LogCapture
     damage(url, "manifest.copy.json", b"{")
     with pytest.raises(CheckpointError, match=r"manifest\.copy\.json is damaged"):
         mirror.fetch_newer(url, tmp_path / "elsewhere", -1)
-    mirror.upload(tmp_path / "here", url)
+    mirror.upload(tmp_path / "here", url, Keep())
     assert mirror.fetch_newer(url, tmp_path / "elsewhere", -1) == 6
+
+
+def test_a_machine_that_begins_with_the_newest_deletes_nothing_that_is_kept(
+    tmp_path: Path, url: str
+) -> None:
+    kept = {"keep": 1, "keep_every": 4, "save_every": 2}
+    train(tmp_path / "here", url, 11, **kept)
+    train(tmp_path / "there", url, toy.TOTAL, **kept)
+    assert [entry.step for entry in listed(tmp_path / "there")] == [12]
+    names = sorted(name[:13] for name in files(url) if name.startswith("step"))
+    assert names == ["step-00000004", "step-00000008", "step-00000012"]
+    assert mirror.fetch_newer(url, tmp_path / "third", -1, before=12) == 8
 
 
 def test_what_is_newer_counts(tmp_path: Path, url: str) -> None:
@@ -125,7 +138,10 @@ def test_training_goes_on_while_the_store_is_away(
     with monkeypatch.context() as patch:
         patch.setattr(mirror, "put", away)
         train(tmp_path / "here", url, 9)
-    assert "503" in caplog.text and caplog.text.count("was not saved") == 1
+        assert "503" in caplog.text and caplog.text.count("was not saved") == 1
+        assert "lacks the last step" not in caplog.text
+        assert train(tmp_path / "two", f"{url}/two", 6).step == 6
+    assert "the mirror lacks the last step, 6, and nothing copies it any more" in caplog.text
     assert mirror.fetch_newer(url, tmp_path / "there", -1) == 9
 
 

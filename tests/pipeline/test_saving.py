@@ -155,6 +155,9 @@ def test_what_is_kept() -> None:
     assert chosen(last=1, best=True) == [2, 6]
     assert chosen(last=3, every=2, best=True) == [2, 4, 5, 6]
     assert chosen(last=0) == [6], "the newest always is"
+    assert chosen(last=1, needed=(0, 3, 4)) == [3, 4, 6]
+    entries.pop(2)
+    assert chosen(last=1, needed=(3,)) == [2, 6], "the newest at or before it"
 
 
 def test_kept_by_steps_and_by_score(tmp_path: Path) -> None:
@@ -171,6 +174,15 @@ def test_kept_by_steps_and_by_score(tmp_path: Path) -> None:
     assert [item.score for item in listed(tmp_path)] == [0.7, 0.4, None, None]
     with Saver(tmp_path, LoopConfig(keep_best=True), World()) as saver:
         assert saver.best == 0.7, "a restart remembers"
+
+
+def test_only_the_rank_that_writes_knows_how_much_would_be_lost(tmp_path: Path) -> None:
+    """The others hear that one has failed, not when the last good one was written."""
+    for rank, late in ((0, True), (1, False)):
+        saver = Saver(tmp_path, LoopConfig(unsaved_minutes=1.0), World(rank=rank, size=2))
+        saver.safe_at -= 90.0
+        saver.problem = "No space left"
+        assert saver.late() == late
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

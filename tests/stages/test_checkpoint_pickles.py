@@ -16,7 +16,7 @@ from model.config import preset
 from model.sam2 import build_sam2
 from model.weights import load_checkpoint
 from pipeline import checkpoint, mirror
-from pipeline.checkpoint_list import MANIFEST, listed
+from pipeline.checkpoint_list import MANIFEST, Keep, listed
 from pipeline.errors import CheckpointError
 from pipeline.storage import sha256
 from stages.contract import CheckpointRef
@@ -80,7 +80,7 @@ def test_in_a_checkpoint_listed_with_its_digest(tmp_path: Path, mark: Path, writ
     (tmp_path / "run" / MANIFEST).write_text(manifest)
     with pytest.raises(CheckpointError):
         checkpoint.resume(state, tmp_path / "run")
-    mirror.upload(tmp_path / "run", str(tmp_path / "mirror"))
+    mirror.upload(tmp_path / "run", str(tmp_path / "mirror"), Keep())
     with pytest.raises(CheckpointError):
         checkpoint.resume(state, tmp_path / "elsewhere", mirror=str(tmp_path / "mirror"))
     assert listed(tmp_path / "elsewhere") and not mark.exists()
