@@ -22,6 +22,9 @@ from pipeline.errors import StageError
 from pipeline.heartbeat import pulse
 from pipeline.rendezvous import meet
 
+PATIENCE_SECONDS = 3600.0
+"""How long ranks wait for one that is alive: it may have the longest videos to evaluate, or a
+checkpoint to fetch. In training `pipeline.watcher` finds what hangs long before."""
 BUCKET_ELEMENTS = 8 << 20
 """Gradients reduced in one call: 32 MB of fp32, large enough that latency does not count."""
 
@@ -94,7 +97,7 @@ class World:
         self.any(False)
 
 
-def init(device: str = "auto", timeout_seconds: float = 600.0) -> World:
+def init(device: str = "auto", timeout_seconds: float = PATIENCE_SECONDS) -> World:
     """Join the ranks this process was started with.
 
     device: `cpu`, `cuda`, or `auto` for a GPU where there is one; each rank takes the GPU of its

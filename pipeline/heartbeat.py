@@ -20,18 +20,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 from pipeline.storage import atomic_file, read_json
 
 HEARTBEAT_FILE = "heartbeat"
 SLOWER = 10.0
 """A phase may take so many times the longest one before."""
-SETTLED = 2
-"""So many times a phase has to have ended before its times count; the first ones compile, connect
-and fill buffers."""
+WARM = 2
+"""The first so many times of a phase do not count: they compile, connect and fill buffers."""
+FIRST_DATA = 0.2
+"""What the first waits for data count: workers that start, but also the longest that a batch takes
+where all of them are made at the same time, and then come in bursts."""
+SETTLED = WARM + 3
+"""So many times a phase has to have ended before it is known how long it takes."""
 STEP_PHASES = ("data", "forward", "backward", "reduce", "optimiser", "agreement", "read")
 """Those that come in every step and take about the same time in each."""
-COMPILERS = (f"{os.sep}_dynamo{os.sep}", f"{os.sep}_inductor{os.sep}", f"{os.sep}triton{os.sep}")
+TRACER = f"{os.sep}_dynamo{os.sep}convert_frame.py"
+COMPILERS = (f"{os.sep}_inductor{os.sep}", f"{os.sep}triton{os.sep}")
+COMPILE = ("compile", "autotune")
+"""In the names of functions of the compilers; others of theirs run what was compiled."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Pulse:
     """What this process is at, and how long its phases take."""
 
     def __init__(self) -> None:
-        self.hang_seconds = self.start_seconds = math.inf
+        self.hang_seconds = self.start_seconds = self.save_seconds = math.inf
         self.needs = 0.0
         self._beat, self._since = Beat(), time.monotonic()
         self._longest: dict[str, float] = {}
@@ -85,23 +93,26 @@ class Pulse:
         self._details: dict[str, Callable[[], str]] = {}
 
     @contextmanager
-    def watched(self, hang_seconds: float, start_seconds: float) -> Iterator[None]:
+    def watched(
+        self, hang_seconds: float, start_seconds: float, save_seconds: float
+    ) -> Iterator[None]:
         """Inside the block a phase that takes longer than this hangs; otherwise it may take any
-        time."""
+        time. save_seconds: how long slow storage is waited for, besides, while saving."""
         self.hang_seconds, self.start_seconds = hang_seconds, start_seconds
+        self.save_seconds = save_seconds
         try:
             yield
         finally:
-            self.hang_seconds = self.start_seconds = math.inf
+            self.hang_seconds = self.start_seconds = self.save_seconds = math.inf
             self.phase("other work")
 
     def phase(self, name: str, step: int | None = None, detail: str = "") -> None:
         """A phase begins, and with it ends the one before."""
         now, before = time.monotonic(), self._beat
         count = self._ended[before.phase] = self._ended.get(before.phase, 0) + 1
-        if count > SETTLED:
-            took = now - self._since
-            self._longest[before.phase] = max(took, self._longest.get(before.phase, 0.0))
+        share = 1.0 if count > WARM else FIRST_DATA if before.phase == "data" else 0.0
+        took = share * (now - self._since)
+        self._longest[before.phase] = max(took, self._longest.get(before.phase, 0.0))
         step = before.step if step is None else step
         self._since = now
         self._beat = replace(before, step=step, phase=name, detail=detail, collective="")
@@ -143,6 +154,8 @@ class Pulse:
         phase = self._beat.phase
         settled = phase in STEP_PHASES and self._ended.get(phase, 0) >= SETTLED
         least = self.hang_seconds if settled and not _compiling() else self.start_seconds
+        if phase == "save":
+            least += self.save_seconds
         return max(least, SLOWER * self._longest.get(phase, 0.0))
 
 
@@ -180,10 +193,14 @@ def read_beat(folder: str | Path, rank: int = 0) -> Beat | None:
 
 
 def _compiling() -> bool:
-    """Whether the main thread is inside torch's compiler."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    while frame is not None:
-        if any(part in frame.f_code.co_filename for part in COMPILERS):
-            return True
-        frame = frame.f_back
+    """Whether any thread is inside torch's compilers: the backward pass has one of its own."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None:
+            file, name = inner.f_code.co_filename, inner.f_code.co_name
+            if file.endswith(TRACER) or (
+                any(part in file for part in COMPILERS) and any(word in name for word in COMPILE)
+            ):
+                return True
+            inner = inner.f_back
     return False

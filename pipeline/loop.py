@@ -22,7 +22,7 @@ from pipeline.checkpoint import TrainState
 from pipeline.distributed import World, average_gradients, broadcast_parameters
 from pipeline.errors import StageError
 from pipeline.heartbeat import pulse
-from pipeline.saving import Saver
+from pipeline.saving import Saver, patience
 from pipeline.settings import LoopConfig
 from pipeline.window import Taken
 
@@ -82,7 +82,7 @@ def fit(
     world, supply = world or World(), iter(batches)
     parameters = [item for group in state.optimizer.param_groups for item in group["params"]]
     broadcast_parameters(world, state.model, state.sharding.shards if state.sharding else ())
-    watched = pulse.watched(config.hang_seconds, config.start_seconds)
+    watched = pulse.watched(config.hang_seconds, config.start_seconds, patience(config))
     with watched, Saver(folder, config, world, state.step) as saver:
         bad_steps = BadSteps(config, state, world, folder)
         boundary = Boundary(hooks or Hooks(), config, saver, bad_steps, total)

@@ -130,7 +130,8 @@ class LoopConfig:
     """A step's data, forward pass, backward pass, reduction or update that takes longer than this,
     and ten times longer than ever before, hangs: the job ends and says where."""
     start_seconds: float = 1800.0
-    """The same for the first steps, for compiling, validation and saving."""
+    """The same for the first five steps, for compiling, going back, and each video of a validation;
+    saving has `unsaved_minutes` besides."""
 
     def __post_init__(self) -> None:
         _at_least(

@@ -62,7 +62,8 @@ class Watcher(threading.Thread):
         faulthandler.cancel_dump_traceback_later()
 
     def run(self) -> None:
-        """Look until the work is done. A disk that is full or away does not keep it from looking."""
+        """Look until the work is done. Nothing keeps it from looking: not a disk that is full or
+        away, nor a mistake in what tells of the work."""
         with suppress(StorageError):
             write_json(self.folder / f"task-{self.rank}.json", process_identity(os.getpid()))
         write_beat(self.folder, pulse.now(self.rank))
@@ -75,8 +76,10 @@ class Watcher(threading.Thread):
                 looked = now
                 try:
                     self._look(now, stacks)
-                except OSError as error:
-                    logger.warning("the watcher could not look: %s", error)
+                except Exception as error:
+                    logger.warning(
+                        "the watcher could not look: %s: %s", type(error).__name__, error
+                    )
         with suppress(OSError):
             if not self.stacks.stat().st_size:
                 self.stacks.unlink()

@@ -1,9 +1,13 @@
 """What a rank says of itself, what counts as a hang, and whose fault it is."""
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pipeline import heartbeat
 from pipeline.hang import find_hang
@@ -55,11 +59,14 @@ def test_a_beat_says_step_phase_sample_and_collective(tmp_path: Path, clock: Clo
 def test_the_first_steps_may_take_long_and_later_ones_ten_times_the_longest(clock: Clock) -> None:
     pulse = Pulse()
     assert pulse.limit() == float("inf"), "only training is watched"
-    with pulse.watched(45.0, 1800.0):
+    with pulse.watched(45.0, 1800.0, 3600.0):
         steps(pulse, clock, 1, forward=300.0)
         pulse.phase("forward")
         assert pulse.limit() == 1800.0
-        steps(pulse, clock, 3, forward=1.0)
+        steps(pulse, clock, 2, forward=1.0)
+        pulse.phase("forward")
+        assert pulse.limit() == 1800.0, "one that counts is not enough to know"
+        steps(pulse, clock, 2, forward=1.0)
         pulse.phase("forward")
         assert pulse.limit() == 45.0, "the first ones compiled and do not count"
         clock.now += 20.0
@@ -69,12 +76,54 @@ def test_the_first_steps_may_take_long_and_later_ones_ten_times_the_longest(cloc
         assert pulse.limit() == 200.0
         pulse.phase("validation")
         assert pulse.limit() == 1800.0
+        pulse.phase("save")
+        assert pulse.limit() == 5400.0, "storage has its own time, and the saver its own rule"
     assert pulse.limit() == float("inf")
+
+
+def test_steps_that_take_long_from_the_first_are_no_hang(clock: Clock) -> None:
+    """60 s each, on a CPU; batches in bursts, where eight workers are equally slow."""
+    pulse = Pulse()
+    with pulse.watched(45.0, 1800.0, 0.0):
+        for step in range(20):
+            pulse.phase("data", step)
+            clock.now += 0.0 if step % 8 else 100.0
+            assert not pulse.now(0).overdue, step
+            pulse.phase("forward")
+            clock.now += 60.0
+            assert not pulse.now(0).overdue, step
+
+
+def test_what_is_being_compiled_may_take_long_and_what_was_compiled_not() -> None:
+    """Also in the backward pass, which has a thread of its own on a GPU."""
+    seen: dict[str, bool] = {}
+
+    def look(name: str) -> None:
+        with ThreadPoolExecutor(1) as other:  # as the watcher does
+            seen[name] = other.submit(heartbeat._compiling).result()
+
+    def compiler(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        look("compiling")
+
+        def run(*given: torch.Tensor) -> Any:
+            look("running")
+            return graph(*given)
+
+        return run
+
+    function = torch.compile(lambda x: x + 1, backend=compiler)
+    function(torch.ones(2))
+    assert seen == {"compiling": True, "running": False}
+    seen.clear()
+    with ThreadPoolExecutor(1) as backward:
+        torch._dynamo.reset()
+        backward.submit(function, torch.ones(3)).result()
+    assert seen == {"compiling": True, "running": False}
 
 
 def test_time_in_which_the_process_did_not_run_does_not_count(clock: Clock) -> None:
     pulse = Pulse()
-    with pulse.watched(45.0, 100.0):
+    with pulse.watched(45.0, 100.0, 0.0):
         pulse.phase("data", 0)
         clock.now += 500.0
         assert pulse.now(0).overdue
