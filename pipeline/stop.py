@@ -106,15 +106,19 @@ class Margin:
 
     @property
     def needed(self) -> float:
-        """What a stop takes: one more step and a save; as far as they were measured."""
-        return MARGIN_FACTOR * sum(max(self._seen.get(what, [0.0])) for what in ("step", "save"))
+        """What a stop takes, as far as it was measured: one more step, the end of a save that is
+        under way, and another save."""
+        return MARGIN_FACTOR * (self._longest("step") + 2 * self._longest("save"))
 
     @property
     def seconds(self) -> float:
-        """Enough for one more of everything."""
-        longest = sum(max(seen) for seen in self._seen.values())
+        """Enough for that and one more of everything else."""
+        hooks = sum(max(seen) for what, seen in self._seen.items() if what not in ("step", "save"))
         save = 0.0 if "save" in self._seen else UNMEASURED_SAVE
-        return MARGIN_FACTOR * (longest + save) + EXIT_SECONDS
+        return self.needed + MARGIN_FACTOR * (hooks + save) + EXIT_SECONDS
+
+    def _longest(self, what: str) -> float:
+        return max(self._seen.get(what, [0.0]))
 
     def check(self) -> None:
         """Request the stop when the time limit is nearer than that."""
