@@ -12,9 +12,13 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flows
 from flows import daemons
@@ -22,13 +26,15 @@ from flows.daemons import Daemon
 from flows.home import api_secret, prefect_settings, state_folder
 from pipeline.cli import require_free_port
 from pipeline.errors import ConfigError, StageError
-from pipeline.storage import require_writable
+from pipeline.remote import is_remote
+from pipeline.storage import local_path, require_writable, sha256
 
 POOL = "sam2-local"
 NAMES = ("prefect", "mlflow", "tensorboard", "worker")
 """In the order they start; they stop in the reverse order."""
 PROJECT = Path(flows.__file__).resolve().parent.parent
 """The checkout; prefect.yaml with the deployments lies here."""
+SCHEDULE_FIELDS = ("schedule", "active", "max_scheduled_runs", "parameters", "slug")
 SETTINGS_MARK = "# written by `sam2-pipeline up`, removed by `sam2-pipeline down`"
 
 
@@ -88,7 +94,7 @@ def up(ports: Ports, runs: Path) -> list[Status]:
     _prefect(state, api_url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     if "worker" in missing:
         _start_worker(state, api_url)
-    _prefect(state, api_url, "deploy", "--all", "--prefect-file", str(PROJECT / "prefect.yaml"))
+    _deploy(state, api_url)
     daemons.wait_for(_remembered(state, "worker"), 60, lambda: _worker_online(api_url))
     _write_prefect_toml(state, api_url)
     return status()
@@ -183,6 +189,22 @@ def _prefect(state: Path, api_url: str, *words: str) -> None:
         raise StageError(f"`prefect {words[0]}` failed ({said} …); all of it is in {log}")
 
 
+def _deploy(state: Path, api_url: str) -> None:
+    """Register the deployments. Parameters and schedules that were changed on the server stay as
+    they are there, unless prefect.yaml has changed since it was registered last."""
+    file, mark = PROJECT / "prefect.yaml", state / "prefect" / "deployed"
+    known = mark.is_file() and mark.read_text(encoding="utf-8") == sha256(file)
+    ours = {"work_pools": {"name": {"any_": [POOL]}}}
+    before = _ask(api_url, "deployments/filter", ours) if known else []
+    _prefect(state, api_url, "deploy", "--all", "--prefect-file", str(file))
+    for found in before:
+        schedules = [{key: one[key] for key in SCHEDULE_FIELDS} for one in found["schedules"]]
+        kept = {"parameters": found["parameters"], "schedules": schedules}
+        with suppress(urllib.error.HTTPError):  # a parameter that the flow no longer has
+            _ask(api_url, f"deployments/{found['id']}", kept, "PATCH")
+    mark.write_text(sha256(file), encoding="utf-8")
+
+
 def _prepare_tracking(runs: Path) -> None:
     """Create the MLflow database once, before several processes open it."""
     from pipeline.tracking import prepare_store
@@ -202,21 +224,29 @@ def _store(runs: Path) -> str:
 
 
 def _artifacts(runs: Path) -> str:
-    return os.environ.get("SAM2_ARTIFACTS") or (runs / "artifacts").as_uri()
+    place = os.environ.get("SAM2_ARTIFACTS") or str(runs / "artifacts")
+    return place if is_remote(place) else str(local_path(place).absolute())
 
 
 def _worker_online(api_url: str) -> bool:
+    try:
+        workers = _ask(api_url, f"work_pools/{POOL}/workers/filter", {})
+    except (OSError, ValueError):
+        return False
+    return any(worker.get("status") == "ONLINE" for worker in workers)
+
+
+def _ask(api_url: str, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
+    """What Prefect's API answers. Raises OSError when it does not, or with an error."""
     headers = {"content-type": "application/json"}
     secret = api_secret()
     if secret:
         headers["authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-    url = f"{api_url}/work_pools/{POOL}/workers/filter"
-    request = urllib.request.Request(url, data=b"{}", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            return any(worker.get("status") == "ONLINE" for worker in json.load(response))
-    except (OSError, ValueError):
-        return False
+    request = urllib.request.Request(
+        f"{api_url}/{path}", data=json.dumps(body).encode(), headers=headers, method=method
+    )
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return json.loads(response.read() or b"null")
 
 
 def _remembered(state: Path, name: str) -> Daemon:
