@@ -7,8 +7,12 @@ seeded with its date; what another night did or failed to do does not touch it.
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
@@ -18,17 +22,22 @@ from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import Field
 
 from flows.form import RecipeName
-from flows.nightly_compare import Outcome, last_measured, outcome_of
+from flows.nightly_compare import Outcome, earlier_nights, last_measured, outcome_of
 from flows.nightly_data import DataCheck, check_data
 from flows.nightly_page import NightPage
 from flows.recipe import go_through
 from flows.registry import model_name
 from flows.run import Request, Run
-from pipeline.errors import ConfigError
+from pipeline.claim import holder_of
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.storage import write_json
+from stages.contract import read_result
 
 MISSED_AFTER = timedelta(hours=12)
 """A scheduled night that could not begin for so long is left out: the next one is near."""
+BY_SCHEDULE = "auto-scheduled"
+"""The tag Prefect gives to runs of a schedule."""
+HOW_TO_BEGIN = "set SAM2_DATA, or `data` in the deployment's parameters, or pause the schedule"
 RECORD_FILE = "nightly.json"
 """In the run folder: how the night ended."""
 
@@ -47,6 +56,7 @@ def mose_finetune(
     tolerance: Annotated[float, Field(ge=0)] = 0.3,
     alias: str = "mose",
     examine: Annotated[int, Field(ge=0)] = 200,
+    keep: Annotated[int, Field(ge=0)] = 0,
     run_name: str = "mose-nightly",
     night: str = "",
 ) -> Any:
@@ -63,6 +73,8 @@ def mose_finetune(
             and the 95 % interval over videos excludes zero.
         alias: Name in the model registry that moves to this night's model unless it is worse.
         examine: Videos of each data set that are opened before training; 0 opens all.
+        keep: Nights whose checkpoints and masks stay in the runs folder; older ones keep their
+            figures, and MLflow its copy of their weights. 0 keeps all.
         run_name: Nights of one series have this name and their date as run folder; only nights of
             the same series are compared.
         night: The date, YYYY-MM-DD. Empty: the day this run was scheduled for, in UTC.
@@ -80,6 +92,8 @@ def mose_finetune(
     page = NightPage(run)
     checked: DataCheck = _check.with_options(task_run_name="data")(run, examine)
     page.data(checked)
+    if unclaimed(run, words):
+        return Cancelled(name="Skipped", message=f"{_told(checked.problems)}; {HOW_TO_BEGIN}")
     if checked.problems:
         return Failed(name="DataBroken", message=_told(checked.problems))
     ended = go_through(run)
@@ -91,9 +105,11 @@ def mose_finetune(
         version = _promote.with_options(task_run_name="register")(run, outcome, alias)
     page.outcome(outcome, alias, version)
     _record(run, checked, outcome, version)
-    if outcome.worse:
-        return Failed(name="Worse", message=f"{outcome.text}; {alias} stays where it is")
-    return Completed(message=f"{outcome.text}; {alias} is version {version}")
+    if keep:
+        for night in clear_nights(run.recipe.folder, keep, outcome.holder):
+            get_run_logger().info("%s: checkpoints and masks are removed (keep=%d)", night, keep)
+    said = f"{outcome.text}; {outcome.decision(alias, version)}"
+    return Failed(name="Worse", message=said) if outcome.worse else Completed(message=said)
 
 
 @task(name="data", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -114,8 +130,8 @@ def _compare(run: Run, tolerance: float, alias: str) -> Outcome:
     name="register", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10
 )
 def _promote(run: Run, outcome: Outcome, alias: str) -> int:
-    """A version of the model for tonight's checkpoint, and the alias on it. Once: a night that is
-    run again finds it done."""
+    """A version of the model for tonight's checkpoint, and the alias on it, unless a later night has
+    it. Once: a night that is run again finds it done."""
     from pipeline import registry
 
     uri, model, reference = run.recipe.tracking_uri, model_name(run), outcome.night.checkpoint
@@ -130,7 +146,8 @@ def _promote(run: Run, outcome: Outcome, alias: str) -> int:
     version = registry.register(
         uri, model, reference.uri, sha256=reference.sha256, run_id=reference.run_id, tags=tags
     )
-    registry.move_alias(uri, model, alias, version)
+    if not outcome.late:
+        registry.move_alias(uri, model, alias, version)
     return version
 
 
@@ -169,6 +186,37 @@ def _record(run: Run, checked: DataCheck, outcome: Outcome, version: int | None)
     )
 
 
+def clear_nights(tonight: Path, keep: int, holder: str | None) -> list[str]:
+    """Remove what is large of the nights before the last `keep`, tonight (a run folder) counted:
+    checkpoints, masks, and weights that MLflow has too; the names of the nights where there was any.
+
+    Figures and settings stay, so they can still be compared with. holder: the night whose model the
+    alias stands at; it is left alone, as is one that somebody works on.
+    """
+    earlier = earlier_nights(tonight)
+    cleared = []
+    for night in earlier[: max(0, len(earlier) + 1 - keep)]:
+        stages = [path for path in night.iterdir() if path.is_dir()]
+        if night.name == holder or any(holder_of(stage) for stage in stages):
+            continue
+        large = set[Path]().union(*map(_large, stages))
+        for path in large:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if large:
+            cleared.append(night.name)
+    return cleared
+
+
+def _large(stage: Path) -> set[Path]:
+    """What a stage no longer needs to be compared with."""
+    found = {stage / "checkpoints", stage / "masks"}
+    with suppress(PipelineError):
+        result = read_result(stage)
+        if result and result.checkpoint and result.checkpoint.uri.startswith("runs:/"):
+            found |= {stage / "model.pt", stage.parent / "final.pt"}
+    return {path for path in found if path.exists()}
+
+
 def _missed(given: str) -> State | None:
     """The state of a scheduled night that comes too late; one that is asked for by its date, or run
     again, does not."""
@@ -178,9 +226,17 @@ def _missed(given: str) -> State | None:
     hours = late.total_seconds() / 3600
     return Cancelled(
         name="Missed",
-        message=f"scheduled {hours:.0f} hours ago, no worker was free; run it with "
+        message=f"scheduled {hours:.0f} hours ago and could not begin; run it with "
         f"--param night={_tonight()} if you want it all the same",
     )
+
+
+def unclaimed(run: Run, words: list[str]) -> bool:
+    """Is this the schedule of somebody who has never said where the data is? One who has, or who
+    asks for a night by hand, is told that it is missing."""
+    named = "SAM2_DATA" in os.environ or any(word.startswith("datasets.") for word in words)
+    folders = [Path(data.root) for data in run.recipe.datasets.values()]
+    return BY_SCHEDULE in flow_run.tags and not named and not any(map(Path.exists, folders))
 
 
 def _tonight() -> str:

@@ -80,11 +80,27 @@ class Outcome:
     """Earlier nights that were measured on other videos, or in another way."""
     series: tuple[Night, ...] = ()
     """All comparable nights, tonight last."""
+    holder: str | None = None
+    """The night whose model the alias stood at before."""
 
     @property
     def worse(self) -> bool:
         """Is tonight worse than any of those?"""
         return any(found.change.verdict == "worse" for found in self.against)
+
+    @property
+    def late(self) -> bool:
+        """Was it made up for when a later night had the alias already?"""
+        name = self.night.name
+        return bool(self.holder and self.holder[:-10] == name[:-10] and self.holder > name)
+
+    def decision(self, alias: str, version: int | None) -> str:
+        """What became of its model."""
+        if self.worse:
+            return f"not registered; `{alias}` stays where it is"
+        if self.late:
+            return f"registered as version {version}, `{alias}` stays at the later {self.holder}"
+        return f"registered as version {version}, `{alias}` stands at it"
 
     @property
     def text(self) -> str:
@@ -121,7 +137,9 @@ def outcome_of(run: Run, tolerance: float, holder: str | None) -> Outcome:
             f"{run.recipe.folder / evaluation} holds no scores of videos, expected what the "
             "evaluation wrote; delete that folder and run the night again"
         )
-    nights = list(_earlier(run.recipe.folder, training, evaluation))
+    folders = earlier_nights(run.recipe.folder)
+    read = [_read(folder, training, evaluation) for folder in folders]
+    nights = [night for night in read if night is not None]
     like = [night for night in nights if _measured_alike(night, tonight)]
     reasons: dict[str, list[str]] = {night.name: [] for night in like}
     if like:
@@ -138,6 +156,7 @@ def outcome_of(run: Run, tolerance: float, holder: str | None) -> Outcome:
         ),
         skipped=tuple(night for night in nights if night not in like),
         series=(*like, tonight),
+        holder=holder,
     )
 
 
@@ -150,15 +169,11 @@ def _against(before: Night, tonight: Night, tolerance: float, why: str) -> Again
     return Against(before, why, found.changes[0], tuple(differing))
 
 
-def _earlier(tonight: Path, training: str, evaluation: str) -> Iterator[Night]:
-    """Measured nights of the same name before `tonight` (a run folder), the oldest first."""
+def earlier_nights(tonight: Path) -> list[Path]:
+    """The run folders of the same name before `tonight`, the oldest first."""
     pattern = re.escape(tonight.name[:-10]) + DATE
-    names = sorted(path.name for path in tonight.parent.iterdir() if path.name < tonight.name)
-    for name in names:
-        if re.fullmatch(pattern, name):
-            night = _read(tonight.parent / name, training, evaluation)
-            if night is not None:
-                yield night
+    found = [path for path in tonight.parent.iterdir() if path.name < tonight.name]
+    return sorted(path for path in found if re.fullmatch(pattern, path.name))
 
 
 def _read(folder: Path, training: str, evaluation: str) -> Night | None:

@@ -99,10 +99,8 @@ def night_page(outcome: Outcome, alias: str, version: int | None) -> str:
 
 
 def _decision(outcome: Outcome, alias: str, version: int | None) -> str:
-    if outcome.worse:
-        return f"**Worse: not registered; `{alias}` stays where it is.**"
     why = "Not worse" if outcome.against else "Nothing to compare with"
-    return f"**{why}: registered as version {version}, `{alias}` stands at it.**"
+    return f"**{'Worse' if outcome.worse else why}: {outcome.decision(alias, version)}.**"
 
 
 def _row(found: Against) -> str:

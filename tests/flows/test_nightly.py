@@ -2,10 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from flows import nightly
+from flows.nightly import clear_nights
 from flows.nightly_compare import last_measured, outcome_of
 from flows.nightly_data import check_data
 from flows.nightly_page import draw_nights, night_page
@@ -154,6 +157,38 @@ def test_nights_on_other_videos_are_not_compared(nights):
     assert "not compared: 2026-11-19" in night_page(outcome, "mose", 1)
 
 
+def test_a_night_made_up_for_later_does_not_take_the_alias_back(nights):
+    nights.add("2026-11-21")
+    outcome = outcome_of(nights.add("2026-11-20", 1), 0.3, "mose-nightly-2026-11-21")
+    assert outcome.late and not outcome.worse
+    assert "`mose` stays at the later mose-nightly-2026-11-21" in night_page(outcome, "mose", 2)
+    for other in (None, "mine-2026-11-21", "mose-nightly-2026-11-20"):
+        assert not outcome_of(nights.run("2026-11-20"), 0.3, other).late
+
+
+def test_older_nights_keep_their_figures_and_lose_what_is_large(nights):
+    for day in range(16, 21):
+        run = nights.add(f"2026-11-{day}")
+        stage = run.folder("finetune")
+        (stage / "checkpoints").mkdir()
+        for file in (
+            stage / "model.pt",
+            stage / "checkpoints/1.pt",
+            run.recipe.folder / "final.pt",
+        ):
+            file.write_text("weights")
+    nights.run("2026-11-15").folder("finetune").mkdir(parents=True)
+    tonight = nights.add("2026-11-21").recipe.folder
+    assert clear_nights(tonight, 9, None) == []
+    cleared = clear_nights(tonight, 3, "mose-nightly-2026-11-17")
+    assert cleared == [f"mose-nightly-2026-11-{day}" for day in (16, 18)]
+    left = {path.parts[-2][-10:] for path in nights.folder.rglob("final.pt")}
+    assert left == {f"2026-11-{day}" for day in (17, 19, 20)}
+    assert not list((nights.folder / "mose-nightly-2026-11-16").rglob("*.pt"))
+    outcome = outcome_of(nights.run("2026-11-21"), 0.3, None)
+    assert len(outcome.series) == 6, "all are still compared with"
+
+
 def test_what_was_changed_since_stands_on_the_page(nights):
     nights.add("2026-11-19", lr=1e-5)
     outcome = outcome_of(nights.add("2026-11-20", lr=3e-5), 0.3, None)
@@ -164,6 +199,23 @@ def test_what_was_changed_since_stands_on_the_page(nights):
 def test_a_recipe_that_measures_no_videos_is_refused(nights):
     with pytest.raises(ConfigError, match="measures no videos"):
         last_measured(nights.run("2026-11-20", "evaluation.videos=null"))
+
+
+def test_only_a_schedule_nobody_gave_data_to_is_skipped(nights, monkeypatch):
+    def unclaimed(*words: str, tags: tuple[str, ...] = ("auto-scheduled",)) -> bool:
+        monkeypatch.setattr(nightly, "flow_run", SimpleNamespace(tags=tags))
+        words = (f"runs={nights.folder}", *words)
+        return nightly.unclaimed(Run.of(Request("mose_finetune", words)), list(words))
+
+    monkeypatch.delenv("SAM2_DATA", raising=False)
+    monkeypatch.chdir(nights.folder)
+    assert unclaimed()
+    assert not unclaimed(tags=()), "asked for by hand"
+    assert not unclaimed("datasets.train.root=/gone"), "was there once"
+    (nights.folder / "data/MOSE/train").mkdir(parents=True)
+    assert not unclaimed()
+    monkeypatch.setenv("SAM2_DATA", "/unmounted")
+    assert not unclaimed()
 
 
 @pytest.fixture
