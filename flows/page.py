@@ -65,10 +65,6 @@ class Page:
         if url:
             self._put(key, "image", url, description)
 
-    def link(self, key: str, url: str, text: str) -> None:
-        """A link."""
-        self._put(key, "markdown", f"[{text}]({url})", text)
-
     def bar(self, key: str, percent: float, description: str) -> None:
         """A progress bar."""
         self._put(key, "progress", round(min(percent, 100.0), 1), description)

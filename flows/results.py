@@ -102,6 +102,10 @@ def run_page(run: Run, table: Results) -> str:
     lines = [f"## {table.title}", "", run.recipe.description, ""]
     if table.rows:
         lines += [table.markdown, ""]
+    report, base = run.results.get("report"), _served_mlflow(run)
+    if report is not None and base and report.run_id:
+        place = f"{base}/get-artifact?path=report.html&run_uuid={report.run_id}"
+        lines.append(f"* [the report, from MLflow]({place})")
     lines += [item(what, where) for what, where in where_to_look(run)]
     return "\n".join(
         [*lines, "", "Continue or repeat it with", "", "```", run.request.command(), "```"]
@@ -115,13 +119,6 @@ def where_to_look(run: Run) -> list[tuple[str, str]]:
     files = last.files if last is not None else {}
     found = [(name, short(Path(place))) for name, place in files.items()]
     return [*found, *viewers(run, str(run.tracking.get("parent", "")))]
-
-
-def report_file(run: Run) -> Path | None:
-    """The HTML report, if the run has one."""
-    result = run.results.get("report")
-    files = [Path(file) for file in result.files.values()] if result is not None else []
-    return next((file for file in files if file.suffix == ".html"), None)
 
 
 def short(path: Path) -> str:
@@ -138,14 +135,19 @@ def item(what: str, where: str) -> str:
 def viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
     """MLflow and TensorBoard: their pages where they are served, else the commands that serve
     them."""
-    state, uri = state_folder(), run.recipe.tracking_uri
-    mlflow, board = (daemons.running(state, name) for name in ("mlflow", "tensorboard"))
-    base = uri if uri.startswith("http") else (mlflow.url if mlflow is not None else None)
+    uri, base = run.recipe.tracking_uri, _served_mlflow(run)
+    board = daemons.running(state_folder(), "tensorboard")
     run_page = f"/#/runs/{run_id}" if run_id else ""
     return [
         ("mlflow", f"{base}{run_page}" if base else f"mlflow ui --backend-store-uri {shown(uri)}"),
         ("tensorboard", board.url if board else f"tensorboard --logdir {short(run.recipe.folder)}"),
     ]
+
+
+def _served_mlflow(run: Run) -> str:
+    """The address of MLflow's pages; empty where nobody serves them."""
+    uri, mlflow = run.recipe.tracking_uri, daemons.running(state_folder(), "mlflow")
+    return uri.rstrip("/") if uri.startswith("http") else (mlflow.url if mlflow else "")
 
 
 def _measured(run: Run) -> list[StageResult]:

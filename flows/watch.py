@@ -137,20 +137,27 @@ class PrefectPage:
         return "".join(f"\n\n![{what}]({url})" for what, url in found if url)
 
     def run_ends(self, run: Run) -> None:
-        """The results as a table and as a page, a frame of the film, and a link to the report."""
+        """The results as a table and as a page, and a frame of the report's film."""
         table = results.results_table(run)
         name = run.recipe.folder.name
         if table.rows:
             self.page.table(artifact_key(name, "table"), table.records(), "Results by stage")
         page = results.run_page(run, table)
+        still = self._still(run)
+        if still is not None:
+            page += f"\n\n![a frame of the film]({image_url(still)})"
+            self.page.image(artifact_key(name, "film"), still, "From the film of the report")
         self.page.markdown(artifact_key(name, "results"), page, "Results")
-        report = results.report_file(run)
-        if report is not None:
-            self.page.link(artifact_key(name, "report"), report.as_uri(), report.name)
-            still = draw_still(report.parent / "film.mp4", report.parent / "film.jpg")
-            if still is not None:
-                self.page.image(artifact_key(name, "film"), still, "From the film of the report")
         self.page.flush(patience())
+
+    def _still(self, run: Run) -> Path | None:
+        """A frame of the report's film, if there is one."""
+        folder = run.recipe.folder
+        try:
+            return draw_still(folder / "film.mp4", folder / "film.jpg")
+        except OSError as error:  # a picture is not worth a run
+            self.logger.warning("no frame of the film: %s", error)
+            return None
 
     def _show_log(self, last: bool = False) -> None:
         if self.log is None:
