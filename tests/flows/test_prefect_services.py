@@ -3,11 +3,12 @@ recipe, a cancelled stage, a server that goes away, and two nights."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ NIGHT = [
     "stages.finetune.workers=0",
     "stages.finetune.precision=fp32",
     "evaluation.overlay_videos=1",
+    "launch.launcher=inline",
     *ONE_RANK,
 ]
 GOOD = [*NIGHT, "stages.finetune.steps=25", "stages.finetune.optim.lr=1e-3"]
@@ -56,6 +58,7 @@ class Services(Box):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.environment |= {"SAM2_ARTIFACTS": f"s3://{BUCKET}/runs"}
+        self.environment.pop("SAM2_DATA", None)
         self.ports = {name: free_port() for name in ("prefect", "mlflow", "tensorboard")}
 
     def up(self) -> None:
@@ -65,30 +68,32 @@ class Services(Box):
     def mlflow(self) -> str:
         return f"http://127.0.0.1:{self.ports['mlflow']}"
 
-    def ask(self, path: str, body: Any = None) -> Any:
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Prefect's API."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports['prefect']}/api/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
+            method=method,
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")
 
-    def prefect(self, *words: str) -> str:
-        command = [str(Path(sys.executable).parent / "prefect"), "--no-prompt", *words]
-        answer = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        return answer.stdout
+    def deployment(self, name: str) -> dict[str, Any]:
+        """The deployment `flow/name`, as the server has it."""
+        return dict(self.ask(f"deployments/name/{name}"))
 
-    def deploy_run(self, name: str, **parameters: Any) -> str:
-        """Start a run of the deployment `name`; its id."""
-        words = [f"--param={key}={json.dumps(value)}" for key, value in parameters.items()]
-        said = self.prefect("deployment", "run", name, *words)
-        return said.split("UUID: ")[1].split()[0]
+    def deploy_run(self, name: str, tags: Sequence[str] = (), **parameters: Any) -> str:
+        """Start a run of the deployment `name` as the form does; its id."""
+        body = {"parameters": parameters, "tags": list(tags)}
+        made = self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)
+        return str(made["id"])
+
+    def cancel(self, run: str) -> None:
+        """What the button does."""
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        answer = self.ask(f"flow_runs/{run}/set_state", {"state": state})
+        assert answer["status"] == "ACCEPT", answer
 
     def state(self, run: str) -> dict[str, Any]:
         return dict(self.ask(f"flow_runs/{run}")["state"])
@@ -140,7 +145,15 @@ def wait_for_step(stage: Path, step: int, seconds: float = 400) -> None:
 
 def test_a_whole_recipe_shows_itself_and_keeps_its_files_in_the_bucket(box: Services):
     settings = [*TINY, *ONE_RANK, "stages.joint_train.loop.log_every=1"]  # a curve has two points
-    run = box.deploy_run("sam2/full-recipe", overrides=settings, run_name="whole")
+    command = [str(Path(sys.executable).parent / "prefect"), "deployment", "run"]
+    words = [f"--param=overrides={json.dumps(settings)}", "--param=run_name=whole"]
+    answer = subprocess.run(
+        [*command, "sam2/full-recipe", *words],
+        cwd=box.folder, env=box.environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    run = answer.stdout.split("UUID: ")[1].split()[0]
     box.wait(run, "Completed")
     folder = box.folder / "runs/whole"
     assert (folder / "report.html").is_file()
@@ -148,6 +161,9 @@ def test_a_whole_recipe_shows_itself_and_keeps_its_files_in_the_bucket(box: Serv
     shown = box.artifacts(run)
     kinds = {key: kind for key, (kind, _) in shown.items()}
     assert kinds["whole-table"] == "table" and kinds["whole-film"] == "image"
+    (report,) = re.findall(r"\((http\S+get-artifact\S+)\)", shown["whole-results"][1])
+    with urllib.request.urlopen(report, timeout=10) as page:
+        assert page.read() == (folder / "report.html").read_bytes()
     assert kinds["joint-train"] == "markdown" and shown["joint-train-progress"][1] == "100"
     result = read_result(folder / "joint_train")
     assert result is not None and result.checkpoint is not None
@@ -185,7 +201,7 @@ def test_cancelling_ends_the_job_and_leaves_nothing(box: Services):
     wait_for_step(stage, 10)
     before = set(box.left_behind())
     assert any("pipeline.entry" in line or "submitit" in line for line in before)
-    box.prefect("flow-run", "cancel", run)
+    box.cancel(run)
     box.wait(run, "Cancelled", seconds=200)
     assert not [
         line for line in box.left_behind() if "pipeline.entry" in line or "submitit" in line
@@ -195,11 +211,19 @@ def test_cancelling_ends_the_job_and_leaves_nothing(box: Services):
     assert box.artifacts(run)["image-pretrain"][1].count("ended without a result") == 1
 
 
-def test_a_server_that_goes_away_meanwhile_is_told_later(box: Services):
+def test_a_server_that_goes_away_meanwhile_is_told_later_and_keeps_what_was_changed_on_it(
+    box: Services,
+):
     settings = [*TINY, *ONE_RANK, "stages.image_pretrain.steps=60"]
     run = box.deploy_run(
-        "sam2/full-recipe", overrides=settings, run_name="outage", stop_after="image_pretrain"
-    )
+        "sam2/full-recipe", overrides=settings, run_name="outage",
+        start_at="image_pretrain", stop_after="image_pretrain",
+    )  # fmt: skip
+    nightly = box.deployment("mose-finetune/nightly")
+    (schedule,) = nightly["schedules"]
+    path = f"deployments/{nightly['id']}"
+    box.ask(f"{path}/schedules/{schedule['id']}", {"active": False}, "PATCH")
+    box.ask(path, {"parameters": {**nightly["parameters"], "alias": "mine"}}, "PATCH")
     stage = box.folder / "runs/outage/image_pretrain"
     wait_for_step(stage, 10)
     server = remembered(box.folder / "state", "prefect")
@@ -212,6 +236,8 @@ def test_a_server_that_goes_away_meanwhile_is_told_later(box: Services):
         assert time.monotonic() < until, "the stages go on without the server"
         time.sleep(0.3)
     box.up()
+    nightly = box.deployment("mose-finetune/nightly")
+    assert nightly["parameters"]["alias"] == "mine" and not nightly["schedules"][0]["active"]
     box.wait(run, "Completed", seconds=200)
     shown = box.artifacts(run)
     assert shown["image-pretrain-progress"][1] == "100"
@@ -250,11 +276,13 @@ def test_a_worse_night_is_told_from_the_night_before_and_not_promoted(box: Servi
         assert version is not None
         return version
 
+    idle = box.deploy_run("mose-finetune/nightly", tags=["auto-scheduled"], checkpoint="")
+    assert "set SAM2_DATA" in box.wait(idle, "Skipped", seconds=200)["message"]
     first = night("2026-11-20", GOOD)
     assert "nothing to compare with" in box.wait(first, "Completed")["message"]
     assert holder().tags["night"] == "mose-nightly-2026-11-20"
     again = night("2026-11-20", GOOD)
-    assert f"is version {holder().version}" in box.wait(again, "Completed", seconds=200)["message"]
+    assert f"as version {holder().version}" in box.wait(again, "Completed", seconds=200)["message"]
 
     second = night("2026-11-21", BAD)
     assert "against 2026-11-20: worse" in box.wait(second, "Worse")["message"]
