@@ -16,6 +16,7 @@ from stages.evaluation.published import THREE_STAGES, THREE_STAGES_SOURCE
 from stages.evaluation.report.colours import FAILURES, stage_colour
 from stages.evaluation.report.data import ReportData, rows_with_start, stage_title
 from stages.evaluation.report.failures import CATEGORIES, Failures, failures
+from stages.evaluation.report.further import further
 from stages.evaluation.report.headline import COLUMNS, MAIN, headline, tiles, time_text
 from stages.evaluation.report.origins import config_diff
 from stages.evaluation.report.plots import Chart, curve_chart, stages_chart
@@ -34,16 +35,6 @@ class FailedStage(NamedTuple):
     name: str
     found: list[Failures]
     objects: int
-
-
-class Further(NamedTuple):
-    """What one further protocol found after the stages it measured."""
-
-    name: str
-    stages: list[str]
-    rows: list[tuple[str, list[str]]]
-    """A figure, and its value after each of the stages."""
-    protocols: list[str]
 
 
 def write_report(data: ReportData, path: str | Path) -> Path:
@@ -72,7 +63,7 @@ def write_report(data: ReportData, path: str | Path) -> Path:
         published_source=THREE_STAGES_SOURCE,
         stages_svg=overview.svg() if overview is not None else "",
         curves={name: [chart.svg() for chart in charts] for name, charts in curves.items()},
-        further=_further(data),
+        further=further(data),
         sequences=sequences(data),
         failed=_failed(data),
         categories=CATEGORIES,
@@ -122,22 +113,6 @@ def _measured(data: ReportData) -> int:
     """How many evaluations of the network found something."""
     summaries = [row.summary for row in rows_with_start(data)]
     return sum(found.image is not None or found.video is not None for found in summaries)
-
-
-def _further(data: ReportData) -> list[Further]:
-    """The protocols that a recipe asked for beyond pictures and videos."""
-    found = []
-    for name in dict.fromkeys(name for row in data.stages for name in row.more):
-        stages = [row for row in data.stages if name in row.more]
-        answers = [row.more[name] for row in stages]
-        figures = dict.fromkeys(figure for one in answers for figure in one.metrics)
-        rows = [
-            (figure, [f"{one.metrics.get(figure, float('nan')):.4g}" for one in answers])
-            for figure in figures
-        ]
-        said = dict.fromkeys(f"{one.protocol}; split {one.split[:12]}" for one in answers)
-        found.append(Further(name, [row.name for row in stages], rows, list(said)))
-    return found
 
 
 def _failed(data: ReportData) -> list[FailedStage]:

@@ -174,13 +174,18 @@ def test_published_figures_are_marked_as_not_ours(data, tmp_path):
 
 def test_further_protocols_have_a_table_with_what_they_mean(data, tmp_path):
     first, *others = data.stages
-    more = {"clicks": Measured({"noc_85": 3.25}, "clicks until IoU 0.85", "7" * 64)}
-    rows = (first, *(replace(row, more=more) for row in others))
+    figures = {"noc85": 3.254, "returns": 12345.0, "jf_returned/away 1-5": 7.0, "own_figure": 1.0}
+    measured = Measured(figures, "clicks until IoU 0.85", "7" * 64)
+    less = replace(measured, metrics={"noc85": 3.25})
+    more = [{"clicks": measured}, *({"clicks": less} for _ in others[1:])]
+    rows = (first, *(replace(row, more=one) for row, one in zip(others, more, strict=True)))
     page = Page()
     page.feed(write_report(replace(data, stages=rows), tmp_path / "r.html").read_text())
     text = " ".join(" ".join(page.text).split())
     assert "Also measured clicks" in text
-    assert "noc 85 3.25 3.25" in text
+    assert "clicks to IoU 85 % 3.25 3.25" in text
+    assert "returns of objects 12345 –" in text
+    assert "J&F after a return (away 1-5) 7.00 –" in text and "own figure 1.00 –" in text
     assert text.count("clicks until IoU 0.85; split 777777777777") == 1
 
 
