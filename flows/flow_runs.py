@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from flows.home import state_folder
 from pipeline.owner import Owner
 from pipeline.storage import read_json, write_json
 
@@ -25,8 +24,7 @@ FOLDER = ".flows"
 def on_record(run_folder: Path, flow_run_id: str, name: str = "") -> Iterator[None]:
     """Note in `run_folder`, for the time of the block, that this process is that flow run."""
     path = run_folder / FOLDER / f"{flow_run_id}.json"
-    state = str(state_folder())
-    write_json(path, {"id": flow_run_id, "name": name, "state": state, **asdict(Owner.me())})
+    write_json(path, {"id": flow_run_id, "name": name, **asdict(Owner.me())})
     try:
         yield
     finally:
@@ -52,9 +50,12 @@ def settle_record(path: Path) -> str:
     values = read_json(path) or {}
     name = values.get("name") or path.stem
     try:
-        done = _crash(UUID(str(values.get("id", path.stem))), values)
+        flow_run_id = UUID(str(values.get("id", path.stem)))
     except ValueError:
-        done = "it is no record of a flow run"
+        path.unlink(missing_ok=True)
+        return f"{path} was no record of a flow run"
+    try:
+        done = _crash(flow_run_id, values)
     except Exception as error:  # law 6: Prefect in trouble changes nothing for the run
         return f"the flow run {name} was killed; Prefect could not be told ({_first_line(error)})"
     path.unlink(missing_ok=True)

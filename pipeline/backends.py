@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import StageError
+from pipeline.failure import read_ended
 from pipeline.heartbeat import read_beat
 from pipeline.job import Failure, Job
 from pipeline.private import require_private
@@ -107,6 +108,9 @@ class Backend(Protocol):
     def alive(self, handle: Handle) -> bool:
         """Whether the job waits or runs."""
 
+    def has_ended(self, handle: Handle) -> bool:
+        """Whether the job has left a last word."""
+
     def state(self, handle: Handle) -> JobState:
         """What the scheduler says of the job, at most 15 seconds old."""
 
@@ -150,6 +154,12 @@ class Attempt:
         for number, pickle in enumerate(sorted(pickles, key=lambda path: path.stat().st_mtime_ns)):
             job_id = handle.job_id if len(pickles) == 1 else f"{handle.job_id}_{number}"
             pickle.rename(paths.folder / f"{job_id}_submitted.pkl")
+
+    def has_ended(self, handle: Handle) -> bool:
+        """Whether a rank has left a result or a failure, or the first one how it ended."""
+        ended, logs = read_ended(handle.folder), Path(handle.logs)
+        words = (*logs.glob("failure-*.json"), *logs.glob("*_result.pkl"))
+        return bool(words) or (ended is not None and ended.logs == handle.logs)
 
     def result(self, handle: Handle) -> Any:
         """What rank 0 returned."""

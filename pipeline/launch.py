@@ -186,7 +186,7 @@ def _alive(backend: Backend, handle: Handle) -> bool:
     left no last word and whose heart beats is alive, whatever a queue under load may say."""
     if backend.alive(handle):
         return True
-    if backend.launcher == "local" or _has_ended(handle):
+    if backend.launcher == "local" or backend.has_ended(handle):
         return False
     before, until = _beat(handle), time.monotonic() + BEAT_SECONDS
     if time.time() - before / 1e9 > SILENT_SECONDS:
@@ -196,13 +196,6 @@ def _alive(backend: Backend, handle: Handle) -> bool:
             return True
         time.sleep(0.5)
     return False
-
-
-def _has_ended(handle: Handle) -> bool:
-    """Whether the job has left a last word."""
-    ended, logs = read_ended(handle.folder), Path(handle.logs)
-    words = (*logs.glob("failure-*.json"), *logs.glob("*_result.pkl"))
-    return bool(words) or (ended is not None and ended.logs == handle.logs)
 
 
 def _beat(handle: Handle) -> int:

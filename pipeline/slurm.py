@@ -167,6 +167,10 @@ class SlurmArrayBackend(SlurmBackend):
         """The folder of the logs: every part has its own, and is no rank of another."""
         return Path(handle.logs)
 
+    def has_ended(self, handle: Handle) -> bool:
+        """Whether all parts have left a result or a failure: one says nothing about the others."""
+        return self._told(handle)
+
     def lost_ranks(self, handle: Handle) -> list[int]:
         """None: the others go on without it."""
         return []

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import daemons
+from flows import daemons, flow_runs
 from flows.cli import main
 from flows.flow_runs import dead_records, on_record
 from flows.orphans import QUIET_SECONDS, dead_servers, find_orphans
@@ -154,6 +154,20 @@ def test_a_flow_is_on_record_while_it_goes_and_a_killed_one_stays_there(
     assert (code, found[0]["kind"]) == (1, "flow run")
     assert found[0]["done"].startswith("left: no Prefect server runs")
     assert path.exists(), "kept for the next start"
+
+
+def test_a_record_is_kept_while_prefect_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise ValueError("an answer of another version")
+
+    monkeypatch.setattr(flow_runs, "_crash", refuse)
+    number = "0b6d1f0e-0000-4000-8000-000000000001"
+    for name, kept in ((number, True), ("no number", False)):
+        path = tmp_path / ".flows" / f"{name}.json"
+        write_json(path, {"id": name, "name": "smoke", **asdict(GONE)})
+        assert ("could not be told" in flow_runs.settle_record(path)) is kept is path.exists()
 
 
 def test_a_run_begins_with_a_look_around_that_ends_nothing(request_of, tmp_path: Path) -> None:

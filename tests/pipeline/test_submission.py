@@ -12,7 +12,7 @@ import pytest
 from pipeline import launch as launching
 from pipeline import queue, slurm, submission
 from pipeline.errors import ConfigError, StageError
-from pipeline.intent import read_handle, read_intent, write_intent
+from pipeline.intent import read_handle, read_intent, write_handle, write_intent
 from pipeline.launch import launch, running_job
 from pipeline.progress import Progress
 from pipeline.settings import LaunchConfig
@@ -151,6 +151,29 @@ def test_a_queue_that_forgets_a_running_job_does_not_end_it(
         on_poll=while_running(folder, forget),
     )  # fmt: skip
     assert found.startswith("finished") and len(scheduler.jobs()) == 1
+
+
+def test_an_array_has_ended_when_all_its_parts_have(scheduler: Scheduler, tmp_path: Path) -> None:
+    """Of one that the queue has forgotten, while a part is done and another one's heart beats."""
+    intent = write_intent(tmp_path, "", "slurm-array", 1)
+    handle = submission._handle(tmp_path, intent, "9")
+    for name in ("9_0_submitted.pkl", "9_1_submitted.pkl", "9_0_0_result.pkl"):
+        Path(handle.logs, name).touch()
+    write_handle(tmp_path, handle)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.2):
+            (tmp_path / "heartbeat").touch()
+
+    threading.Thread(target=beat).start()
+    try:
+        (tmp_path / "heartbeat").touch()
+        assert running_job(tmp_path, CONFIG) == handle
+        Path(handle.logs, "9_1_0_result.pkl").touch()
+        assert running_job(tmp_path, CONFIG) is None
+    finally:
+        stop.set()
 
 
 @pytest.mark.slow
