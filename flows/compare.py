@@ -13,6 +13,7 @@ from rich.console import Console
 from flows.compare_tables import print_comparison, print_published, print_three_stages
 from flows.measure import measure
 from flows.results import short
+from flows.weights import local_weights
 from pipeline.errors import ConfigError
 from pipeline.storage import sha256, write_json
 from stages.evaluation.compare import Comparison, compare, comparison_json
@@ -44,20 +45,28 @@ def compare_results(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
+    written = _write(comparisons, arguments)  # before a reader of what is printed has enough
     for comparison in comparisons:
         print_comparison(comparison, arguments.tolerance, console)
     print_three_stages(results, console)
     if rivals:
         print_published(arguments.published, rivals, console)
+    for file in written:
+        console.print(f"written: {short(file)}", markup=False, soft_wrap=True)
+    return _gate(comparisons, arguments.fail_if, console)
+
+
+def _write(comparisons: Sequence[Comparison], arguments: argparse.Namespace) -> list[Path]:
+    """The files that were asked for."""
+    files = []
     if arguments.json is not None:
         write_json(arguments.json, comparison_json(comparisons, arguments.tolerance))
-        console.print(f"written: {short(arguments.json)}", markup=False, soft_wrap=True)
+        files.append(arguments.json)
     if arguments.html is not None:
         from stages.evaluation.report.comparison import write_comparison
 
-        page = write_comparison(comparisons, arguments.html, arguments.tolerance)
-        console.print(f"written: {short(page)}", markup=False, soft_wrap=True)
-    return _gate(comparisons, arguments.fail_if, console)
+        files.append(write_comparison(comparisons, arguments.html, arguments.tolerance))
+    return files
 
 
 def _pairs(results: Sequence[Scored], arguments: argparse.Namespace) -> list[tuple[Scored, Scored]]:
@@ -133,12 +142,12 @@ def _opened(word: str, runs: Path) -> Scored:
 
 def _measured(word: str, arguments: argparse.Namespace) -> Scored:
     """The scores of a checkpoint on the given folders, measured now unless they lie there."""
-    from pipeline.tracking import fetch_checkpoint
-
-    runs, out = arguments.runs.expanduser().absolute(), arguments.out
-    weights = fetch_checkpoint(word, "", runs / "cache", f"sqlite:///{runs / 'mlflow.db'}")
-    digest = sha256(weights)
-    folder = out / f"{weights.stem}-{digest[:8]}"
+    weights = local_weights(word, arguments.runs)
+    if weights.is_dir():
+        raise ConfigError(
+            f"{word} is a folder; give a file of weights, a URL, runs:/… or models:/…"
+        )
+    folder = arguments.out / f"{weights.stem}-{sha256(weights)[:8]}"
     print(f"measuring {word} in {short(folder)}", flush=True)
     measure(
         str(weights),

@@ -46,7 +46,7 @@ def print_comparison(comparison: Comparison, tolerance: float, console: Console)
             f"[{COLOURS[said]}]{WORDS[said]}[/]",
         )
     console.print(table)
-    console.print(f"{after} is {comparison.words}", markup=False, soft_wrap=True)
+    console.print(f"{after}: {comparison.words}", markup=False, soft_wrap=True)
     for line in _moved(comparison):
         console.print(line, markup=False, soft_wrap=True)
     for note in comparison.notes:
@@ -120,7 +120,9 @@ def _moved(comparison: Comparison) -> list[str]:
             f"{TITLES[change.name]}: {len(gained)} {change.after.items} gained, {len(lost)} lost, "
             f"{len(rows) - len(gained) - len(lost)} as before"
         )
+        visible = 0.5 * 10**-change.after.digits
         for what, moved in (("gained most", gained), ("lost most", lost)):
+            moved = [row for row in moved if abs(row[2] - row[1]) >= visible]
             if moved:
                 named = ", ".join(_move(change, *row) for row in moved[:MOST_ITEMS])
                 lines.append(f"  {what}: {named}")

@@ -51,7 +51,7 @@ def test_a_run_alone_is_its_stages_each_with_the_one_before(run: Path, capsys):
     said = capsys.readouterr().out
     assert "image_pretrain against start" in said
     assert "joint_train against video_train" in said
-    assert "joint_train is better in video J&F" in said
+    assert "joint_train: better in video J&F" in said
     assert "12 videos" in said and "9 pictures" in said
     assert "videos: split 555555555555; given masks; objects counted" in said
 
@@ -90,6 +90,16 @@ def test_two_stages_and_the_files_a_person_asks_for(run: Path, tmp_path: Path, c
     page = files[1].read_text()
     assert "run:joint_train" in page and "+42.0" in page and "http" not in page
     assert "gained most: v" in capsys.readouterr().out
+
+
+def test_files_are_there_although_a_reader_had_enough(run: Path, tmp_path: Path, monkeypatch):
+    def closed(*_: object) -> None:
+        raise KeyError("| head -1")
+
+    monkeypatch.setattr("flows.compare.print_comparison", closed)
+    with pytest.raises(KeyError):
+        main(["compare", str(run), "--json", str(tmp_path / "c.json")])
+    assert json.loads((tmp_path / "c.json").read_text())["comparisons"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +215,7 @@ def test_checkpoints_are_measured_on_the_same_videos_first(tmp_path: Path, capsy
     said = capsys.readouterr().out
     assert "2 videos" in said
     # which of two untrained networks is better is chance, but the gate goes by what is printed
-    table = said[said.index("verdict") : said.index("new.pt is ")]
+    table = said[said.index("verdict") : said.index("new.pt: ")]
     assert code == ("worse" in table)
     assert (f"gate {'failed' if code else 'passed'}") in said
     assert len(list((tmp_path / "out").glob("*/details.json"))) == 2

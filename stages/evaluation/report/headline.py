@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import NamedTuple
 
+from pipeline.errors import DataError
 from stages.evaluation.bootstrap import Difference
 from stages.evaluation.compare import compare, mean_interval
 from stages.evaluation.details import Details
@@ -59,7 +60,7 @@ def headline(data: ReportData) -> list[Row]:
     """The rows, baselines first."""
     rows = []
     if data.repeated is not None:
-        cells = tuple(_cell(name, data.repeated, None, None, None, None) for name in COLUMNS)
+        cells = tuple(_cell(name, data.repeated, None, None, None, "same") for name in COLUMNS)
         rows.append(Row("first mask repeated", True, cells, 0.0))
     before: StageRow | None = None
     for stage in rows_with_start(data):
@@ -112,8 +113,11 @@ def _cells(stage: StageRow, before: StageRow | None) -> tuple[Cell, ...]:
     """The figures of a stage, and what changed against the one before."""
     now = _scored(stage.details)
     then = _scored(before.details) if before is not None else None
-    sure = {c.name: c for c in compare(then, now).changes} if now and then else {}
     earlier = before.summary if before is not None else None
+    try:
+        sure = {c.name: c for c in compare(then, now).changes} if now and then else {}
+    except DataError:  # the data or the protocol changed between the two: nothing to hold together
+        sure, earlier = {}, None
     return tuple(
         _cell(
             name,
@@ -121,7 +125,7 @@ def _cells(stage: StageRow, before: StageRow | None) -> tuple[Cell, ...]:
             earlier,
             mean_interval(now.figures[name]) if now and name in now.figures else None,
             sure[name].difference if name in sure else None,
-            sure[name].verdict if name in sure else None,
+            sure[name].verdict if name in sure else "same",
         )
         for name in COLUMNS
     )
@@ -133,7 +137,7 @@ def _cell(
     before: Summary | None,
     spread: Difference | None,
     change: Difference | None,
-    said: Verdict | None,
+    said: Verdict,
 ) -> Cell:
     value = summary.metrics().get(name)
     if value is None:
@@ -141,14 +145,12 @@ def _cell(
     digits, full = (3, 1.0) if name.startswith("image/") else (1, 100.0)
     earlier = before.metrics().get(name) if before is not None else None
     moved = None if earlier is None else value - earlier
-    if said is None and moved:
-        said = "better" if moved > 0 else "worse"
     return Cell(
         f"{value:.{digits}f}",
         _ends(spread, digits, sign=False),
         "" if moved is None else _number(moved, digits, sign=True),
         _ends(change, digits, sign=True),
-        said or "same",
+        said,
         min(max(value / full, 0.0), 1.0),
     )
 

@@ -89,7 +89,7 @@ class Chart:
 def curve_chart(row: StageRow, curve: Curve, colour: str) -> Chart:
     """A quantity over the steps of a stage: the values faint, their running mean on top."""
     steps, values = np.asarray(curve.steps, float), np.asarray(curve.values, float)
-    many = len(values) > 20
+    many = len(values) > 20 and curve.name != "lr"  # a rate has no noise to smooth away
 
     def draw(axes: Axes) -> None:
         axes.plot(steps, values, color=colour, alpha=0.3 if many else 1, lw=0.8 if many else 1.6)

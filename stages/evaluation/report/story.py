@@ -7,7 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from pipeline.errors import DataError
+from stages.evaluation.compare import compare
 from stages.evaluation.report.data import ReportData, StageRow, stage_title
+from stages.evaluation.scored import scored_details
 
 NOTICEABLE = 0.01
 """A change of mIoU below this is not called a loss."""
@@ -28,12 +31,12 @@ def _trade(stages: Sequence[StageRow]) -> str:
     falls = [before[1] - after[1] for before, after in pairwise(measured)]
     worst = int(np.argmax(falls))
     (before, high), (after, low) = measured[worst], measured[worst + 1]
-    if falls[worst] < NOTICEABLE:
+    if falls[worst] < NOTICEABLE or not _is_clear(before, after):
         start, end = measured[0][1], measured[-1][1]
-        return f"no stage unlearned pictures: mIoU@1 went from {start:.2f} to {end:.2f}"
+        return f"no stage clearly unlearned pictures: mIoU@1 went from {start:.2f} to {end:.2f}"
     text = f"{stage_title(after.name)} "
     if before.jf is not None and after.jf is not None:
-        text += f"moved J&F by {after.jf - before.jf:+.1f} and "
+        text += f"moved J&F by {after.jf - before.jf:+.1f} and ".replace("-", "−")
     text += f"cost {falls[worst]:.2f} of mIoU@1 ({high:.2f} → {low:.2f})"
     if worst + 2 == len(measured):
         return text
@@ -44,6 +47,17 @@ def _trade(stages: Sequence[StageRow]) -> str:
     if share < 0.1:
         return f"{text}, which {stage_title(last.name)} did not win back ({end:.2f})"
     return f"{text}, of which {stage_title(last.name)} won back {share:.0%} ({end:.2f})"
+
+
+def _is_clear(before: StageRow, after: StageRow) -> bool:
+    """Whether a loss of pictures is more than chance, where single scores can tell."""
+    if before.details is None or after.details is None:
+        return True
+    then, now = (scored_details(found, "", "") for found in (before.details, after.details))
+    try:
+        return compare(then, now, metrics=["image/miou@1"]).verdict == "worse"
+    except DataError:  # measured on other pictures
+        return False
 
 
 def _outcome(data: ReportData) -> str:

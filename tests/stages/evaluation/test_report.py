@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
+from stages.evaluation.details import Details, PictureScores
 from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import Protocol, VideoScores, score_video
 from stages.evaluation.media import write_video
 from stages.evaluation.report.data import Case, Curve, Measured, ReportData, StageRow
-from stages.evaluation.report.headline import time_text
+from stages.evaluation.report.headline import headline, time_text
 from stages.evaluation.report.page import write_report
 from stages.evaluation.report.story import story
 from stages.evaluation.summary import (
@@ -74,7 +75,7 @@ def test_story_of_forgetting_and_recovery(data):
         ([0.5, 0.2, 0.6], "all of which c won back (0.60)"),
         ([0.5, 0.2, 0.21], "which c did not win back (0.21)"),
         ([0.5, 0.2], "cost 0.30 of mIoU@1 (0.50 → 0.20); on"),
-        ([0.5, 0.5, 0.6], "no stage unlearned pictures: mIoU@1 went from 0.50 to 0.60"),
+        ([0.5, 0.5, 0.6], "no stage clearly unlearned pictures: mIoU@1 went from 0.50 to 0.60"),
     ],
 )
 def test_other_stories(mious, said):
@@ -82,6 +83,36 @@ def test_other_stories(mious, said):
     text = story(ReportData("r", "r", stages, repeated=summary(None, 30.0)))
     assert said.lower() in text.lower()
     assert "10.0 points below repeating" in text
+
+
+def details(miou: float, split: str = "s") -> Details:
+    """Twenty objects in ten pictures that scatter around `miou`."""
+    ious = np.clip(miou + np.random.default_rng(int(100 * miou)).normal(0, 0.2, (20, 3)), 0, 1)
+    names = tuple(f"p{place // 2}" for place in range(20))
+    return Details(PictureScores(names, ious, split, "clicks"))
+
+
+@pytest.mark.parametrize(
+    ("after", "said"), [(0.45, "no stage clearly unlearned"), (0.2, "cost 0.30 of miou@1")]
+)
+def test_a_loss_within_chance_is_not_told_as_one(after, said):
+    stages = tuple(
+        StageRow(name, summary(miou, 20.0), details=details(miou))
+        for name, miou in (("a", 0.5), ("b", after))
+    )
+    assert said in story(ReportData("r", "r", stages)).lower()
+
+
+def test_changes_have_arrows_only_where_single_scores_show_them(data):
+    assert {cell.verdict for row in headline(data) for cell in row.cells} == {"same"}
+    rows = (
+        replace(data.stages[0], details=details(0.2)),
+        replace(data.stages[1], details=details(0.8)),
+    )
+    assert headline(replace(data, stages=rows))[-1].cells[0].verdict == "better"
+    other = replace(rows[1], details=details(0.8, "another split"))
+    cell = headline(replace(data, stages=(rows[0], other)))[-1].cells[0]
+    assert (cell.change, cell.verdict) == ("", "same"), "their difference would measure the data"
 
 
 def test_story_without_pictures_or_without_anything():
@@ -112,7 +143,8 @@ class Page(HTMLParser):
 
 
 def test_report_stands_alone_and_says_what_it_should(data, tmp_path):
-    path = write_report(data, tmp_path / "out" / "report.html")
+    trained = tuple(replace(row, kind="finetune") for row in data.stages)
+    path = write_report(replace(data, stages=trained), tmp_path / "out" / "report.html")
     html = path.read_text(encoding="utf-8")
     page = Page()
     page.feed(html)
