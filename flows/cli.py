@@ -309,7 +309,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "checkpoint",
         metavar="SOURCE",
-        help="weights or a training checkpoint: file, URL or runs:/…",
+        help="weights or a training checkpoint: file, URL, runs:/… or models:/NAME@ALIAS",
     )
     export.add_argument("--out", required=True, metavar="FILE", help="file or URL to write")
     export.add_argument(

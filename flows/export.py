@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from flows.weights import local_weights
 from pipeline.remote import is_remote
 from pipeline.storage import local_path, require_writable
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the weights, read them back, and say what they are."""
-    from pipeline.tracking import fetch_checkpoint
     from stages.export import export_weights
 
     out = str(arguments.out)
@@ -19,10 +19,8 @@ def export(arguments: argparse.Namespace) -> int:
         out = str(local_path(out).absolute())
         require_writable(Path(out).parent, "output folder")
     source: str | Path = arguments.checkpoint
-    if str(source).startswith("runs:/"):
-        runs = arguments.runs.expanduser().absolute()
-        store = f"sqlite:///{runs / 'mlflow.db'}"
-        source = fetch_checkpoint(arguments.checkpoint, "", runs / "cache", store)
+    if str(source).startswith(("runs:/", "models:/")):
+        source = local_weights(arguments.checkpoint, arguments.runs)
     done = export_weights(
         source, out, arguments.format, shards=arguments.shards, image_size=arguments.image_size
     )

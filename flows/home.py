@@ -1,4 +1,5 @@
-"""Where Prefect and the background services keep their state, and the environment they run in.
+"""Where Prefect, MLflow and the background services keep their state, and the environment they run
+in.
 
 Everything lies below one folder of the project (`.state`, or where SAM2_STATE says), nothing in the
 user's home, and nothing is sent to the outside.
@@ -13,6 +14,12 @@ from pathlib import Path
 def state_folder() -> Path:
     """The folder for databases, logs and pid files; absolute, not necessarily there yet."""
     return Path(os.environ.get("SAM2_STATE", ".state")).expanduser().absolute()
+
+
+def tracking_store(runs: Path) -> str:
+    """Where the runs of a runs folder are recorded: the MLflow store that MLFLOW_TRACKING_URI names, as
+    in their recipes, or the database in the folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
 
 
 def prefect_settings(state: Path, api_url: str | None = None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from flows.home import tracking_store
 from flows.records import FolderRecords, MlflowRecords, Records, StageRecord, folder_record
 from flows.registry import METRICS
 from flows.sync import store_of
@@ -54,7 +55,7 @@ class Origin:
 def lineage(arguments: argparse.Namespace) -> int:
     """`lineage`: print the tree, or JSON."""
     runs = arguments.runs.expanduser().absolute()
-    uri = arguments.tracking or f"sqlite:///{runs / 'mlflow.db'}"
+    uri = arguments.tracking or tracking_store(runs)
     origin = trace(arguments.reference, uri)
     if arguments.json:
         print(json.dumps(asdict(origin), indent=2))

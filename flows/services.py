@@ -23,7 +23,7 @@ from typing import Any
 import flows
 from flows import daemons
 from flows.daemons import Daemon
-from flows.home import api_secret, prefect_settings, state_folder
+from flows.home import api_secret, prefect_settings, state_folder, tracking_store
 from pipeline.cli import require_free_port
 from pipeline.errors import ConfigError, StageError
 from pipeline.remote import is_remote
@@ -153,7 +153,7 @@ def _start(state: Path, name: str, ports: Ports, runs: Path) -> None:
     if name == "mlflow":
         # The defaults are four server and eight job processes, 1.6 GB for one reader.
         command = [_program("mlflow"), "server", "--workers", "1", *where]
-        command += ["--backend-store-uri", _store(runs)]
+        command += ["--backend-store-uri", tracking_store(runs)]
         command += ["--default-artifact-root", _artifacts(runs)]
     else:
         command = [_program("tensorboard"), "--logdir", str(runs), *where]
@@ -210,17 +210,13 @@ def _prepare_tracking(runs: Path) -> None:
     from pipeline.tracking import prepare_store
 
     if not _mlflow_elsewhere():
-        prepare_store(_store(runs), "sam2", _artifacts(runs))
+        prepare_store(tracking_store(runs), "sam2", _artifacts(runs))
 
 
 def _mlflow_elsewhere() -> str:
     """The address of a tracking server that is not ours, or nothing."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return uri.rstrip("/") if uri.startswith("http") else ""
-
-
-def _store(runs: Path) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
 
 
 def _artifacts(runs: Path) -> str:

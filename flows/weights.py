@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flows.home import tracking_store
+
 
 def local_weights(words: str, runs: Path) -> Path:
     """A file, or a folder of shards, with the weights of `words`: a path, a URL (`s3://…`), `runs:/…`, or
@@ -17,7 +19,7 @@ def local_weights(words: str, runs: Path) -> Path:
     if Path(words).expanduser().is_dir():
         return Path(words).expanduser().resolve()
     runs, digest = runs.expanduser().absolute(), ""
-    uri = f"sqlite:///{runs / 'mlflow.db'}"
+    uri = tracking_store(runs)
     if words.startswith("models:/"):
         from pipeline.registry import version_named
 

@@ -14,7 +14,9 @@ def test_files_folders_and_the_registry(tmp_path, monkeypatch):
     assert local_weights(str(file), tmp_path) == file
     assert local_weights(str(tmp_path), tmp_path) == tmp_path
     version = registry.Version("sam2-tiny", 3, str(file), sha256(file), "")
-    monkeypatch.setattr(registry, "version_at", lambda uri, model, alias: version)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
+    asked = {"http://lab:5000": version}
+    monkeypatch.setattr(registry, "version_at", lambda uri, model, alias: asked[uri])
     monkeypatch.setattr(registry, "version_numbered", lambda uri, model, number: None)
     assert local_weights("models:/sam2-tiny@joint", tmp_path) == file
     with pytest.raises(CheckpointError, match="no such version"):
