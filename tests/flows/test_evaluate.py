@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from data.labels import label_png
-from flows.cli import main
+from flows.cli import _parser, main
+from flows.measure import measure, protocols_of
 from model.config import preset
 from model.sam2 import build_sam2
 from model.weights import save_checkpoint
+from pipeline.settings import LaunchConfig
 
 H, W, FRAMES = 40, 60, 5
 
@@ -150,24 +152,31 @@ def videos(root: Path, annotations: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_protocols_in_place_of_the_usual_on_a_list_of_videos_by_two_ranks(
-    masks, weights, tmp_path, capsys
-):
+def test_protocols_in_place_of_the_usual_on_a_list_of_videos(masks, weights, tmp_path):
     root = videos(tmp_path / "davis", masks[0])
     (tmp_path / "val.txt").write_text("b\n")
-    words = ("--checkpoint", weights, "--videos", str(root), "--device", "cpu")
-    words += ("--split", str(tmp_path / "val.txt"), "--jobs", "2")
-    words += ("--protocol", "interactive", "frames=2", "start=mask", "--protocol", "occlusion")
-    words += ("--protocol", "interactive", "mode=online", "frames=1")
-    assert evaluate(tmp_path, *words) == 0
-    said = capsys.readouterr().out
-    assert "interactive/jf@2" in said and "interactive2/jf@1" in said and "video/jf" not in said
-    assert "interactive2: online: each object shown by 3 clicks" in said
-    rows = (tmp_path / "out" / "interactive" / "interactive.csv").read_text().splitlines()
-    assert {row.split(",")[0] for row in rows[1:]} == {"b"}
-    more = json.loads((tmp_path / "out" / "more.json").read_text())
+    words = (
+        "evaluate --videos davis --protocol interactive frames=2 start=mask --protocol occlusion"
+    )
+    words += " --protocol interactive mode=online frames=1"
+    more = protocols_of(_parser().parse_args(words.split()))
     assert list(more) == ["interactive", "occlusion", "interactive2"]
-    assert more["occlusion"]["metrics"]["returns"] == 0
+    result = measure(
+        weights,
+        tmp_path / "out",
+        images=None,
+        videos=root,
+        split=tmp_path / "val.txt",
+        device="cpu",
+        more=more,
+        config=LaunchConfig(launcher="inline"),
+    )
+    assert {"interactive/jf@2", "interactive2/jf@1"} < set(result.metrics)
+    assert not {"video/jf", "interactive2/jf@2"} & set(result.metrics)
+    rows = Path(result.files["interactive/curve"]).read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"b"}
+    said = json.loads(Path(result.files["more"]).read_text())
+    assert "online: each object shown by 3 clicks" in said["interactive2"]["protocol"]
 
 
 @pytest.mark.slow

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from stages.evaluation.report.data import ReportData, stage_title
 
 WORDS: Mapping[str, str] = {
-    r"miou": "mIoU",
-    r"miou@box": "mIoU of a box",
-    r"miou@(\d+)": r"mIoU, click \1",
+    r"miou": "mIoU, %",
+    r"miou@box": "mIoU of a box, %",
+    r"miou@(\d+)": r"mIoU, click \1, %",
     r"noc(.+)": r"clicks to IoU \1 %",
     r"failed(.+)": r"objects that never have IoU \1 %, %",
     r"jf@(\d+)": r"J&F, frames interacted with: \1",
     r"jf_mean": "J&F, mean over these numbers",
-    r"interacted_frames": "frames interacted with, an object",
+    r"interacted_frames": "frames interacted with, mean over objects",
     r"ap": "mask AP",
     r"ap(50|75)": r"mask AP, IoU \1 %",
     r"ap_(.+)": r"mask AP, \1 objects",
