@@ -22,6 +22,7 @@ from flows.orphans import dead_servers
 from flows.run import Request
 from flows.terminal import Terminal
 from pipeline.cli import Terminated
+from pipeline.environment import free_port
 from pipeline.errors import ConfigError
 from pipeline.storage import require_writable
 
@@ -88,7 +89,7 @@ def _server(terminal: Terminal) -> Iterator[None]:
         yield
         return
     _sweep(state, terminal)
-    port = daemons.free_port()
+    port = free_port()
     os.environ.update(prefect_settings(state, f"http://127.0.0.1:{port}/api"))
     server = services.start_prefect_server(
         state, name, port, "--no-scheduler", "--no-late-runs", "--no-ui"

@@ -7,6 +7,7 @@ Call `quiet` first thing in an entry point; the jobs inherit it.
 from __future__ import annotations
 
 import os
+import socket
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -28,6 +29,13 @@ def quiet() -> None:
     otherwise."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def free_cores() -> int:

@@ -18,7 +18,7 @@ import submitit
 from submitit.local.local import LocalJob
 
 from pipeline.backends import Attempt, Handle, JobState, import_environment
-from pipeline.environment import free_cores
+from pipeline.environment import free_cores, free_port
 from pipeline.errors import StageError
 from pipeline.failure import read_ended
 from pipeline.job import HEARTBEAT_FILE, Job, is_alive
@@ -94,7 +94,7 @@ class LocalBackend(Attempt):
         executor.environment = {
             "OMP_NUM_THREADS": str(threads),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
             NAME_VARIABLE: name,
             **import_environment(),
         }
@@ -177,9 +177,3 @@ def _beats_elsewhere(handle: Handle) -> bool:
         f"{handle.folder}: this stage is running on {handle.host} (process {handle.pid}); "
         "stop it there first, or wait for it"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

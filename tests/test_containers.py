@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.daemons import free_port
+from pipeline.environment import free_port
 from tests.postgres import postgres_server, why_no_postgres
 
 HOUSE = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.cli import main
-from flows.daemons import free_port
+from pipeline.environment import free_port
 
 
 def said(capsys: pytest.CaptureFixture[str], code: int, expected: int = 2) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.daemons import free_port, remembered
+from flows.daemons import remembered
+from pipeline.environment import free_port
 from stages.contract import read_result
 from tests.flows.test_end_to_end import TINY, Box, wait_for
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.daemons import free_port
+from pipeline.environment import free_port
 from stages.contract import read_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

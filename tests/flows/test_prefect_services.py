@@ -18,8 +18,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from flows.daemons import free_port, remembered
+from flows.daemons import remembered
 from pipeline import registry
+from pipeline.environment import free_port
 from pipeline.launch import read_handle
 from pipeline.progress import read_progress
 from stages.contract import read_result

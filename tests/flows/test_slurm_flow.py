@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.daemons import free_port
+from pipeline.environment import free_port
 from stages.contract import read_result
 from tests.cluster import Cluster
 from tests.flows.test_end_to_end import TINY, Box
@@ -20,10 +20,16 @@ ON_SLURM = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, so that the data is made once."""
+    return tmp_path_factory.mktemp("box")
+
+
 @pytest.fixture
-def box(cluster: Cluster, tmp_path: Path) -> Box:
+def box(cluster: Cluster, folder: Path) -> Box:
     """A folder whose commands find the cluster."""
-    return Box(tmp_path)
+    return Box(folder)
 
 
 def queue(cluster: Cluster) -> list[list[str]]:
@@ -36,7 +42,8 @@ def queue(cluster: Cluster) -> list[list[str]]:
 
 def test_the_stages_of_a_recipe_are_jobs(box: Box, cluster: Cluster):
     before = len(queue(cluster))
-    said = box.run("run", *TINY, *ON_SLURM, "stop_after=video_train")
+    words = [*TINY, *ON_SLURM, "start_at=image_pretrain", "stop_after=video_train"]
+    said = box.run("run", *words)
     assert "video_train" in said
     run = box.folder / "runs/smoke"
     for name in (
@@ -53,10 +60,7 @@ def test_the_stages_of_a_recipe_are_jobs(box: Box, cluster: Cluster):
     log = next((run / "image_pretrain/logs").rglob("*_1_log.out")).read_text()
     assert "global_rank=1(2)" in log
     assert len(list((run / "extract_frames").glob("*-of-2/result.pkl"))) == 2
-    assert (
-        "to do"
-        not in box.run("plan", *TINY, *ON_SLURM, "stop_after=video_train").split("run it")[0]
-    )
+    assert "to do" not in box.run("plan", *words).split("run it")[0]
 
 
 @pytest.fixture
@@ -84,14 +88,16 @@ def test_a_flow_cancelled_in_prefect_leaves_no_job(box: Box, cluster: Cluster):
         assert answer.returncode == 0, answer.stdout + answer.stderr
         return answer.stdout
 
-    overrides = [*TINY, *ON_SLURM, "stages.image_pretrain.steps=5000", "run_name=cancelled"]
+    overrides = [*TINY, *ON_SLURM, "stages.image_pretrain.steps=5000"]
     parameters = {"stage": "image_pretrain", "overrides": overrides}
     words = [f"--param={name}={json.dumps(value)}" for name, value in parameters.items()]
     said = prefect("deployment", "run", "sam2-stage/image_pretrain", *words)
     flow_run = said.split("UUID: ")[1].split()[0]
-    stage = box.folder / "runs/cancelled/image_pretrain"
-    cluster.wait((stage / "metrics.jsonl").exists, seconds=300)
-    assert cluster.ask("squeue", "-h", "--states=RUNNING", "-o", "%D") == "2"
+    stage = box.folder / "runs/smoke/image_pretrain"
+    nodes = ("squeue", "-h", "--states=RUNNING", "-o", "%D")
+    cluster.wait(
+        lambda: cluster.ask(*nodes) == "2" and (stage / "metrics.jsonl").exists(), seconds=300
+    )
     prefect("flow-run", "cancel", flow_run)
     cluster.wait(lambda: not cluster.ask("squeue", "-h"), seconds=120)
     cluster.wait(lambda: "CANCELLED" in prefect("flow-run", "inspect", flow_run).upper())
