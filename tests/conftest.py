@@ -1,11 +1,13 @@
 """What all tests share: the folder of real data, where there is one."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import cluster, slurm_daemons  # noqa: F401 - fixtures of several folders
+from tests.zygote import Zygote
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +19,14 @@ def shared_dir() -> Path:
             f"no real data at {path}: set SAM2_SHARED to the folder that holds data/davis and data/sav"
         )
     return path
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """The warm process that jobs of several ranks are forked from."""
+    found = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline import checkpoint, local
+from pipeline import checkpoint
 from pipeline import launch as launching
 from pipeline.errors import PipelineError
 from pipeline.launch import launch
@@ -22,7 +20,7 @@ from pipeline.settings import LaunchConfig
 from pipeline.staging import all_finite
 from pipeline.stop import StopRequested
 from tests.faults import work
-from tests.faults.zygote import Zygote
+from tests.zygote import Zygote, forked_jobs
 
 LIVES = 4
 """Launches a run may need, at most."""
@@ -87,20 +85,12 @@ def same(left: Run, right: Run) -> bool:
     return all(torch.equal(one, other) for one, other in pairs)
 
 
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """The warm process."""
-    found = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield found
-    found.close()
-
-
 @pytest.fixture(autouse=True)
-def forked(zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Local jobs are forked from it; nobody waits long for ranks that have lost another."""
-    shim = SimpleNamespace(Popen=zygote.popen, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr(local, "subprocess", shim)
+def forked(zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Jobs start at once, and nobody waits long for ranks that have lost another."""
     monkeypatch.setattr(launching, "LOST_RANK_SECONDS", 3.0)
+    with forked_jobs(zygote):
+        yield
 
 
 @pytest.fixture

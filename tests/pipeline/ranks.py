@@ -1,44 +1,37 @@
-"""Ranks of a job without a launcher: plain processes that find each other."""
+"""Ranks of a job without a launcher: forked processes that find each other."""
 
 import os
 import socket
-import subprocess
-import sys
+import time
 from pathlib import Path
 
-HOUSE = Path(__file__).resolve().parents[2]
+from tests.zygote import Zygote
+
 SECONDS = 120
 
 
-def start(count: int, call: str, *arguments: object) -> list[subprocess.Popen[str]]:
-    """`call`, as `module:function`, in `count` gloo ranks; the arguments arrive as texts."""
-    module, _, function = call.partition(":")
-    code = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
+def run(zygote: Zygote, folder: Path, count: int, call: str, *arguments: object) -> list[str]:
+    """`call`, as `module:function`, in `count` gloo ranks, which all have to end well; the arguments
+    arrive as texts. What each of the ranks said; it is written to `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=HOUSE,
-            env={**os.environ, **common, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+    outputs = [folder / f"{port}-{rank}.log" for rank in range(count)]
+    given = [str(argument) for argument in arguments]
+    processes = [
+        zygote.call(
+            call, given, {**os.environ, **common, "RANK": str(rank)}, output,
+            output.with_suffix(".done"),
         )
-        for rank in range(count)
-    ]
-
-
-def run(count: int, call: str, *arguments: object) -> list[str]:
-    """What each of the ranks said on stderr; they all have to end well."""
-    processes = start(count, call, *arguments)
-    try:
-        said = [process.communicate(timeout=SECONDS)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, process in enumerate(processes):
-        assert process.returncode == 0, f"rank {rank}: {said[rank]}"
+        for rank, output in enumerate(outputs)
+    ]  # fmt: skip
+    until = time.monotonic() + SECONDS
+    while any(process.poll() is None for process in processes) and time.monotonic() < until:
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+    said = [output.read_text() for output in outputs]
+    for output, text in zip(outputs, said, strict=True):
+        assert output.with_suffix(".done").exists(), text
     return said

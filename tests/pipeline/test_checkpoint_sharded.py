@@ -14,6 +14,7 @@ from pipeline.distributed import World
 from pipeline.errors import CheckpointError
 from tests.pipeline import ranks, sharded_jobs, toy
 from tests.pipeline.test_checkpoint import DAMAGE, spoil
+from tests.zygote import Zygote
 
 HALF, END = 4, 8
 
@@ -43,12 +44,13 @@ def newest(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Path:
     """By two ranks in parts; one of them had no room for its part of step 4.
 
     On both ranks the outcome was known, training went on, and the next one was written."""
     folder = tmp_path_factory.mktemp("written")
-    said = ranks.run(2, "tests.pipeline.sharded_jobs:one_rank_cannot_write", folder)
+    logs = tmp_path_factory.mktemp("logs")
+    said = ranks.run(zygote, logs, 2, "tests.pipeline.sharded_jobs:one_rank_cannot_write", folder)
     assert [entry.step for entry in listed(folder)] == [2, 6, END]
     assert "step 4 was not saved" in said[0] and "rank 1: " in said[0] and "no room" in said[0]
     assert "was not saved" not in said[1], "one voice is enough"
@@ -57,13 +59,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Path:
     """Trained by three ranks in parts, by one, and by two; continued by others than began."""
     folder = tmp_path_factory.mktemp("sharded")
 
     def run(count: int, *rows: tuple[str, str, int]) -> None:
         plan = [[kind, str(folder / place), steps, {}] for kind, place, steps in rows]
-        ranks.run(count, "tests.pipeline.sharded_jobs:ranks_train", json.dumps(plan))
+        call = "tests.pipeline.sharded_jobs:ranks_train"
+        ranks.run(zygote, folder, count, call, json.dumps(plan))
 
     sharded_jobs.train(World(), "replicated", folder / "one", HALF)
     run(3, ("sharded", "three", HALF))
@@ -154,7 +157,8 @@ def test_one_rank_continues_what_two_wrote(written: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_on_one_rank_is_not_written(tmp_path: Path) -> None:
-    said = ranks.run(2, "tests.pipeline.sharded_jobs:one_rank_is_not_finite", tmp_path)
-    assert [entry.step for entry in listed(tmp_path)] == [2]
+def test_what_is_not_finite_on_one_rank_is_not_written(tmp_path: Path, zygote: Zygote) -> None:
+    call, folder = "tests.pipeline.sharded_jobs:one_rank_is_not_finite", tmp_path / "checkpoints"
+    said = ranks.run(zygote, tmp_path, 2, call, folder)
+    assert [entry.step for entry in listed(folder)] == [2]
     assert "step 4 was not saved: its weights or moments are not finite" in said[0]

@@ -1,4 +1,4 @@
-"""Two gloo ranks, started as a real job: they train as one process would, and agree on every
+"""Two gloo ranks, a real job: they train as one process would, and agree on every
 decision."""
 
 from pathlib import Path
@@ -11,13 +11,15 @@ from pipeline.launch import launch
 from pipeline.loop import fit
 from pipeline.settings import LaunchConfig, LoopConfig
 from tests.pipeline import jobs, toy
+from tests.zygote import Zygote, forked_jobs
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("two")
     config = LaunchConfig(tasks_per_node=2, threads=1, poll_seconds=0.1)
-    return launch(jobs.train_on_two_ranks, str(folder), folder, config, name="two")
+    with forked_jobs(zygote):
+        return launch(jobs.train_on_two_ranks, str(folder), folder, config, name="two")
 
 
 def test_small_agreements(found: dict[str, Any]) -> None:

@@ -3,13 +3,15 @@ imported everything, in place of new interpreters.
 
 All else is as in production: the launcher, submitit's controller in a session of its own, its
 pickles and signals, one process a rank. `Popen` stands in for `subprocess.Popen` in
-`pipeline.local`, and in the controller for that of submitit.
+`pipeline.local`, and in the controller for that of submitit. Ranks without a launcher can be forked
+as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import signal
@@ -20,11 +22,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import psutil
+import pytest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGCHLD, signal.SIGCONT)
 
@@ -34,11 +38,11 @@ class Zygote:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "zygote.sock"
-        root = Path(__file__).resolve().parents[2]
+        root = Path(__file__).resolve().parents[1]
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         with open(folder / "zygote.log", "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.zygote", str(self.path)],
+                [sys.executable, "-m", "tests.zygote", str(self.path)],
                 cwd=root,
                 env=environment,
                 stdout=log,
@@ -52,7 +56,16 @@ class Zygote:
 
     def popen(self, command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Forked:
         """Start submitit's controller, as `subprocess.Popen` would."""
-        order = {"logs": command[-1], "env": env, "output": stdout.name}
+        return self._order(logs=command[-1], env=env, output=stdout.name)
+
+    def call(
+        self, function: str, arguments: list[str], env: dict[str, str], output: Path, done: Path
+    ) -> Forked:
+        """Call `function`, as `module:function`, in a process that leaves `done` when it ends well."""
+        work = {"function": function, "arguments": arguments, "done": str(done)}
+        return self._order(**work, env=env, output=str(output))
+
+    def _order(self, **order: Any) -> Forked:
         with socket.socket(socket.AF_UNIX) as line:
             line.connect(str(self.path))
             line.sendall(json.dumps(order).encode())
@@ -77,6 +90,11 @@ class Forked:
             return 0 if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return 0
+
+    def kill(self) -> None:
+        """End it, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Child:
@@ -168,14 +186,27 @@ def main(path: Path) -> None:
             with line:
                 order = json.loads(b"".join(received(line)))
                 with open(order["output"], "ab") as log:
-                    work = run_controller_of(order["logs"])
-                    pid = fork(work, order["env"], log.fileno(), log.fileno())
+                    pid = fork(partial(obey, order), order["env"], log.fileno(), log.fileno())
                 line.sendall(str(pid).encode())
 
 
-def run_controller_of(logs: str) -> Callable[[], None]:
-    """`run_controller` of a folder."""
-    return lambda: run_controller(Path(logs))
+def obey(order: dict[str, Any]) -> None:
+    """What the test has asked for, in the new process."""
+    if "logs" in order:
+        run_controller(Path(order["logs"]))
+        return
+    module, _, function = order["function"].partition(":")
+    getattr(importlib.import_module(module), function)(*order["arguments"])
+    Path(order["done"]).touch()
+
+
+@contextlib.contextmanager
+def forked_jobs(zygote: Zygote) -> Iterator[None]:
+    """Local jobs are forked from it inside the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        shim = SimpleNamespace(Popen=zygote.popen, DEVNULL=subprocess.DEVNULL)
+        patch.setattr("pipeline.local.subprocess", shim)
+        yield
 
 
 def received(line: socket.socket) -> Iterator[bytes]:
@@ -186,10 +217,16 @@ def received(line: socket.socket) -> Iterator[bytes]:
 
 WARM = (
     *("torch", "torch.distributed", "torch.utils.data", "torch._dynamo", "submitit", "psutil"),
+    *("torch.distributed.fsdp", "torch.distributed.checkpoint", "pipeline.sharding"),
     *("pipeline.entry", "pipeline.job", "pipeline.loop", "pipeline.tracking", "pipeline.optim"),
     *("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "submitit.helpers"),
     *("submitit.local.local",),
-    *("tests.faults.work", "tests.faults.plan", "tests.pipeline.toy"),
+    *(
+        "tests.faults.work",
+        "tests.faults.plan",
+        "tests.pipeline.jobs",
+        "tests.pipeline.sharded_jobs",
+    ),
 )
 
 if __name__ == "__main__":
