@@ -75,12 +75,14 @@ class DiskCache:
         try:
             with atomic_file(path, sync=False) as file:
                 write(file)
+                file.flush()
+                size = os.fstat(file.fileno()).st_size  # later another process may sweep it away
         except OSError as error:
             raise StorageError(
                 f"{path} cannot be written ({error.strerror}); free some space, or set "
                 f"{self.variable} to a folder of this machine that can be written"
             ) from error
-        self._unswept += path.stat().st_size
+        self._unswept += size
         if self._unswept > self.limit // 16:
             self.sweep()
         return path
