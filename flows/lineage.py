@@ -22,7 +22,7 @@ from flows.records import FolderRecords, MlflowRecords, Records, StageRecord, fo
 from flows.registry import METRICS
 from flows.sync import store_of
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.mlflow_store import KEY_TAG, answers
+from pipeline.mlflow_store import KEY_TAG, answers, is_missing
 from pipeline.registry import Version, version_named
 from pipeline.remote import is_remote, shown
 from pipeline.replay import allowed_name
@@ -87,11 +87,12 @@ def trace(reference: str, uri: str) -> Origin:
     if not path.is_file() and not is_remote(reference):
         raise ConfigError(f"{reference}: there is no such file or folder; {KNOWN}")
     digest = sha256(reference if is_remote(reference) else path)
-    tracer = _Tracer([FolderRecords(path.resolve().parent.parent), MlflowRecords(uri)])
-    origin = tracer.checkpoint(digest, shown(reference), "")
+    places = _places(path.resolve().parent.parent, uri)
+    origin = _Tracer(places).checkpoint(digest, shown(reference), "")
     if not origin.made_from:
+        silent = "" if len(places) > 1 else ", which is not there or does not answer,"
         raise CheckpointError(
-            f"{reference} (sha256 {digest}): no run on record at {shown(uri)} wrote this file; "
+            f"{reference} (sha256 {digest}): no run on record at {shown(uri)}{silent} wrote this file; "
             "give another store with --tracking"
         )
     return origin
@@ -132,14 +133,17 @@ def _of_folder(folder: Path, uri: str) -> Origin:
             raise CheckpointError(f"{folder}: no training stage is done in it; {KNOWN}")
         folder = done[-1]
     result = read_result(folder)
-    places: list[Records] = [FolderRecords(folder.parent)]
-    store = store_of(folder.parent) or uri
-    if answers(store):
-        places.append(MlflowRecords(store))
+    places = _places(folder.parent, store_of(folder.parent) or uri)
     if result is None or result.checkpoint is None:
         return _Tracer(places).stage(folder_record(folder))
     given = result.checkpoint
     return _Tracer(places).checkpoint(given.sha256, given.uri, given.run_id)
+
+
+def _places(run: Path, uri: str) -> list[Records]:
+    """Where to look: the folder of the run, and the store where there is one that answers."""
+    folders: list[Records] = [FolderRecords(run)]
+    return folders if is_missing(uri) or not answers(uri) else [*folders, MlflowRecords(uri)]
 
 
 def _trained(folder: Path) -> bool:

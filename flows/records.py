@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import StorageError
 from pipeline.journal import RECORD, read_lines
-from pipeline.mlflow_store import KEY_TAG, client, first_line
+from pipeline.mlflow_store import KEY_TAG, client, first_line, is_missing
 from pipeline.publishing import DIGEST_TAG
 from pipeline.remote import shown
 from pipeline.storage import read_json
@@ -80,6 +80,7 @@ class MlflowRecords:
 
     def run(self, run_id: str) -> StageRecord | None:
         """One run, or None."""
+        self._require()
         try:
             return _record(client(self.uri).get_run(run_id))
         except Exception as error:
@@ -89,11 +90,18 @@ class MlflowRecords:
 
     def _search(self, words: str) -> list[StageRecord]:
         """Newest first."""
+        self._require()
         try:
             experiments = [found.experiment_id for found in client(self.uri).search_experiments()]
             return [_record(run) for run in client(self.uri).search_runs(experiments, words)]
         except Exception as error:  # SQLAlchemy, HTTP and MLflow errors share no base
             raise self._silent(error) from None
+
+    def _require(self) -> None:
+        if is_missing(self.uri):
+            raise StorageError(
+                f"there is no MLflow store {shown(self.uri)}; give another with --tracking"
+            )
 
     def _silent(self, error: Exception) -> StorageError:
         return StorageError(

@@ -132,11 +132,12 @@ def last_opening(folder: Path) -> dict[str, Any] | None:
 
 
 def set_apart(folder: Path, stage_id: str) -> None:
-    """Move the records of other work than `stage_id` into a folder of their own, from where they are still sent."""
+    """Move the records of other work than `stage_id` into a folder of their own, from where they are still sent.
+    Work that comes and goes gets a new one each time."""
     before = last_opening(folder)
     if before is None or before["stage_id"] == stage_id:
         return
-    aside = folder / f"{EARLIER}-{before['stage_id'][:12]}"
+    aside = folder / f"{EARLIER}-{before['stage_id'][:12]}-{before['time']}"
     aside.mkdir(exist_ok=True)
     for name in (METRICS, RECORD, SENT):
         if (folder / name).exists():

@@ -34,7 +34,6 @@ def prepare_store(uri: str, experiment: str, artifacts: str | Path | None = None
     """
     from mlflow.exceptions import MlflowException
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table
     try:
         if uri.startswith("sqlite:///"):
             beside = Path(uri.removeprefix("sqlite:///")).absolute().parent
@@ -100,6 +99,11 @@ def answers(uri: str, seconds: float = 3.0) -> bool:
         return False
 
 
+def is_missing(uri: str) -> bool:
+    """Whether `uri` is a database file that is not there; MLflow makes it when it is asked anything."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a message, without secrets: database and HTTP errors go on for pages."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -112,5 +116,7 @@ def client(uri: str) -> Any:
     """The MLflow client of a store; made without asking it anything."""
     quiet()
     from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table
 
     return MlflowClient(tracking_uri=uri)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from pipeline.errors import CheckpointError, StorageError
-from pipeline.mlflow_store import client, first_line
+from pipeline.mlflow_store import client, first_line, is_missing
 from pipeline.remote import ask, filesystem, shown
 from pipeline.storage import (
     atomic_file,
@@ -147,6 +147,8 @@ def artifact_source(uri: str, tracking_uri: str) -> str:
 
 def known_run(run_id: str, tracking_uri: str, what: str) -> Any:
     """The run as MLflow knows it. Raises CheckpointError, about `what`, when it does not."""
+    if is_missing(tracking_uri):
+        raise CheckpointError(f"{what}: there is no MLflow store {shown(tracking_uri)}")
     try:
         return client(tracking_uri).get_run(run_id)
     except Exception as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError, ConfigError, StorageError
-from pipeline.mlflow_store import client, first_line
+from pipeline.mlflow_store import client, first_line, is_missing
 from pipeline.redaction import redact
 from pipeline.remote import is_remote, shown
 
@@ -108,6 +108,10 @@ def version_named(uri: str, words: str) -> Version:
     found = re.fullmatch(r"models:/([^/@]+)(?:@(.+)|/(\d+))", words)
     if not found:
         raise ConfigError(f"{words}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    if is_missing(uri):
+        raise StorageError(
+            f"{words}: there is no MLflow store {shown(uri)}; name another with --runs"
+        )
     model, alias, number = found.groups()
     version = version_at(uri, model, alias) if alias else version_numbered(uri, model, int(number))
     if version is None:

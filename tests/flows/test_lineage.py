@@ -13,7 +13,7 @@ from pipeline import replay
 from pipeline.errors import CheckpointError, ConfigError, StorageError
 from pipeline.registry import move_alias, register
 from pipeline.replay import waiting
-from pipeline.tracking import prepare_store, publish_checkpoint
+from pipeline.tracking import fetch_checkpoint, prepare_store, publish_checkpoint
 from stages.contract import CheckpointRef, StageResult, StageSpec, write_result, write_spec
 from stages.record import open_stage_run
 
@@ -161,6 +161,21 @@ def test_unknown_names_say_what_was_expected(store: str, chain, tmp_path: Path):
     ):
         with pytest.raises(error, match=words):
             trace(name, store)
+
+
+def test_asking_makes_no_database(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (tmp_path / "x.pt").write_text("of nobody")
+    for name, error in (
+        (str(tmp_path / "x.pt"), CheckpointError),
+        ("models:/sam2-micro@joint", StorageError),
+        ("runs:/0123", StorageError),
+    ):
+        with pytest.raises(error, match=r"mlflow\.db"):
+            trace(name, uri)
+    with pytest.raises(CheckpointError, match="there is no MLflow store"):
+        fetch_checkpoint("runs:/0123/checkpoints/model.pt", "", tmp_path, uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
 
 def test_sync_needs_something_to_send_and_somewhere_to_send_it(

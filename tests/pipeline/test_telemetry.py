@@ -2,17 +2,14 @@
 
 import itertools
 import json
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.telemetry import STORES
 from pipeline import journal, outbox, replay, tracking
 from pipeline.journal import METRICS, RECORD, SENT, Journal, read_lines
 from pipeline.mlflow_store import answers
@@ -20,6 +17,7 @@ from pipeline.outbox import Outbox
 from pipeline.replay import send_waiting, waiting
 
 REFUSING = "http://127.0.0.1:9"
+TROUBLES = ("hanging", "answering 500", "refusing")
 
 
 @pytest.fixture(autouse=True)
@@ -27,38 +25,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.01)
-
-
-@contextmanager
-def refusing() -> Iterator[str]:
-    yield REFUSING
-
-
-@contextmanager
-def hanging() -> Iterator[str]:
-    """An address that takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@contextmanager
-def failing() -> Iterator[str]:
-    """A server that answers everything with 500."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(500)
-
-        do_POST = do_PATCH = do_GET  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
 
 
 def history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -83,17 +49,16 @@ def record(down: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return digest
 
 
-@pytest.mark.parametrize("trouble", [hanging, failing, refusing])
+@pytest.mark.parametrize("kind", TROUBLES)
 def test_a_store_in_trouble_holds_nobody_up_and_gets_everything_later(
-    trouble: Callable[[], AbstractContextManager[str]],
+    kind: str,
     store: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    kind = trouble.__name__
     (tmp_path / "model.pt").write_bytes(b"weights")
-    with trouble() as down:
-        assert answers(down, seconds=0.2) == (kind == "failing")
+    with STORES[kind](tmp_path) as down:
+        assert answers(down, seconds=0.2) == (kind == "answering 500")
         digest = record(down, kind, tmp_path, monkeypatch)
     run_id = send_waiting(tmp_path / "stage", store, patience=20)
     assert waiting(tmp_path / "stage") == 0
@@ -162,8 +127,14 @@ def test_a_folder_with_other_work_keeps_the_records_of_both(store: str, tmp_path
     second.log_metrics(2, {"loss": 2.0})
     second.close()
     assert history(store, second.run_id, "loss") == [(2, 2.0)]
-    (aside,) = tmp_path.glob("earlier-*")
-    assert history(store, send_waiting(aside, store), "loss") == [(1, 1.0)]
+    again = tracking.open_run(REFUSING, "sam2", "evaluate", "work 1", tmp_path)
+    again.log_metrics(3, {"loss": 3.0})
+    again.close(wait_seconds=1)
+    tracking.open_run(store, "sam2", "evaluate", "work 2", tmp_path).close()
+    for aside in tmp_path.glob("earlier-*"):
+        run_id = send_waiting(aside, store)
+    run_id = tracking.find_run(store, "sam2", "work 1", tmp_path)
+    assert history(store, run_id, "loss") == [(1, 1.0), (3, 3.0)]
 
 
 def test_a_killed_writer_leaves_no_half_line_in_the_way(store: str, tmp_path: Path):
