@@ -17,6 +17,7 @@ from tests.pipeline.test_exact_resume import same
 from tests.stages import resume_jobs
 from tests.stages.conftest import Workshop
 from tests.stages.test_validation import validated
+from tests.zygote import Zygote, forked_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LAST = 4
@@ -67,7 +68,14 @@ class Run:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_stopped_and_continued(workshop: Workshop, pretrained: StageResult, ranks: int) -> None:
+def test_stopped_and_continued(
+    workshop: Workshop, pretrained: StageResult, ranks: int, zygote: Zygote
+) -> None:
+    with forked_jobs(zygote):
+        compare(workshop, pretrained, ranks)
+
+
+def compare(workshop: Workshop, pretrained: StageResult, ranks: int) -> None:
     straight = Run(workshop, pretrained, f"straight-{ranks}", ranks)
     straight.go_on(workers=0)
 
