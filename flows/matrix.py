@@ -96,7 +96,7 @@ def sam2_sizes(
             message=f"{len(failed)} of {len(rows)} sizes failed: {', '.join(failed)}; "
             "the table has the others",
         )
-    return Completed(message=f"{len(rows)} sizes trained and measured")
+    return Completed(message=f"{len(rows)} of {len(sizes)} sizes trained and measured")
 
 
 def request_for(
