@@ -82,7 +82,7 @@ def test_nothing_is_started_when_a_later_stage_does_not_fit(
     monkeypatch.setattr(recipe, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(recipe, "_tag", lambda run: None)
     with pytest.raises(ConfigError, match="joint_train"):
-        recipe._conduct(request_of("stages.joint_train.memory_gb=2"))
+        recipe.conduct(request_of("stages.joint_train.memory_gb=2"))
     assert stand_in.ran == []
 
 
