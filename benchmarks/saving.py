@@ -34,7 +34,7 @@ from stages.clip_task import ClipTask
 
 NETWORKS = {"micro": 9, "tiny": 1, "base_plus": 1}
 """How often each is saved in either way."""
-STEPS, RESTARTS, KILLS = 100_000, 2, 4
+STEPS, RESTARTS, KILLS = 100_000, 2, 3
 INTERVALS = (5, 50)
 
 
@@ -116,7 +116,7 @@ def _losses(folder: Path) -> Row:
     for interval in INTERVALS:
         place = folder / f"every-{interval}"
         for _ in range(KILLS):
-            step, seconds_a_step = _killed_life(place, interval, chance.randint(10, 40))
+            step, seconds_a_step = _killed_life(place, interval, chance.randint(10, 30))
             found = checkpoint.latest_valid(place)
             kept = checkpoint.step_of(found) if found else 0
             lost[interval].append(1000 * (step - kept) * seconds_a_step)
