@@ -31,8 +31,8 @@ demo: $(READY)  ## the whole recipe on a small synthetic world, on the CPU
 test: $(READY)  ## the tests; `make test-slow` runs the rest
 	@$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## the slow tests
-	@$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## the slow tests, two files at a time: much of their time is waiting
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff, formatting, types, and the floors of the house
 	@$(BIN)/ruff check .
