@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.compare_tables import print_comparison, print_published, print_three_stages
+from flows.home import tracking_store
 from flows.measure import measure
 from flows.results import short
 from flows.weights import local_weights
@@ -134,9 +135,8 @@ def _opened(word: str, runs: Path) -> Scored:
     uri = word if word.endswith(".json") else f"{word.rstrip('/')}/{DETAILS}"
     folder = runs.expanduser().absolute()
     run_id = uri.removeprefix("runs:/").split("/")[0]
-    file = fetch_checkpoint(
-        uri, "", folder / "cache" / "scores" / run_id, f"sqlite:///{folder / 'mlflow.db'}"
-    )
+    cache = folder / "cache" / "scores" / run_id
+    file = fetch_checkpoint(uri, "", cache, tracking_store(folder))
     return replace(open_scored(str(file)), name=word, source=word)
 
 

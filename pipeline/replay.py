@@ -307,6 +307,7 @@ class Sender:
             self._tried.clear()
             self._wake.set()
             self._tried.wait(left)
+            time.sleep(min(left, 0.1))  # a pass that cannot write may be over at once
         return self.run_id
 
     def close(self, wait_seconds: float) -> None:
