@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 import numpy as np
@@ -70,15 +72,22 @@ class Services(Box):
         return f"http://127.0.0.1:{self.ports['mlflow']}"
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """Prefect's API."""
+        """Prefect's API. While its database is locked it answers 503, and its clients ask again."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports['prefect']}/api/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"null")
+        for patience in (1, 2, 4, 8, 0):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not patience:
+                    raise
+                time.sleep(patience)
+        raise AssertionError("unreachable")
 
     def deployment(self, name: str) -> dict[str, Any]:
         """The deployment `flow/name`, as the server has it."""
@@ -86,7 +95,7 @@ class Services(Box):
 
     def deploy_run(self, name: str, tags: Sequence[str] = (), **parameters: Any) -> str:
         """Start a run of the deployment `name` as the form does; its id."""
-        body = {"parameters": parameters, "tags": list(tags)}
+        body = {"parameters": parameters, "tags": list(tags), "idempotency_key": uuid4().hex}
         made = self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)
         return str(made["id"])
 
