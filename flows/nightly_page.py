@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -14,6 +13,7 @@ from flows.nightly_compare import Against, Night, Outcome
 from flows.nightly_data import DataCheck
 from flows.page import Page, artifact_key, image_url
 from flows.run import Run
+from pipeline.storage import write_table
 
 SHOWN = 10
 """Videos that are listed of those gained and of those lost; the table has all."""
@@ -52,10 +52,8 @@ class NightPage:
             for n, b, a in reversed(videos)
         ]
         self.page.table(f"{self.key}-videos", rows, f"J&F of each video against {before}")
-        with (self.run.recipe.folder / VIDEOS_FILE).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["video", before, outcome.night.date])
-            writer.writerows(videos)
+        place = self.run.recipe.folder / VIDEOS_FILE
+        write_table(place, ["video", before, outcome.night.date], videos)
 
 
 def draw_nights(series: Sequence[Night], out: Path) -> Path:

@@ -92,10 +92,6 @@ class World:
             dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.any(False)
-
 
 def init(device: str = "auto", timeout_seconds: float = PATIENCE_SECONDS) -> World:
     """Join the ranks this process was started with.

@@ -7,12 +7,13 @@ or it is not: readers never see half of one.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -123,6 +124,14 @@ def write_json(path: str | Path, values: Mapping[str, Any], *, indent: int | Non
         raise StorageError(
             f"{path} cannot be written ({reason(error)}); give a folder you can write to"
         ) from error
+
+
+def write_table(path: str | Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
+    """Put a table with column names `head` at `path` as CSV, whole or not at all. Raises OSError."""
+    with atomic_file(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:

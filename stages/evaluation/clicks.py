@@ -6,14 +6,12 @@ object that never reaches the goal, all clicks that were allowed are counted, an
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 
 from model.image_predictor import ImagePredictor
-from pipeline.storage import atomic_file
+from pipeline.storage import write_table
 from stages.evaluation.image import ImageScores, evaluate_images
 from stages.evaluation.protocols import Found, Subject
 from stages.evaluation_settings import ClicksMeasurement
@@ -63,10 +61,9 @@ def clicks_to(ious: np.ndarray, goal: float, boxed: int = 0) -> tuple[np.ndarray
 
 def _write(path: Path, scores: ImageScores) -> None:
     """A line for every object: its picture and the IoU after every round."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", *(f"round {n + 1}" for n in range(scores.ious.shape[1]))])
-    for picture, row in zip(scores.pictures, scores.ious, strict=True):
-        writer.writerow([picture, *(f"{value:.6f}" for value in row)])
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+    head = ["picture", *(f"round {n + 1}" for n in range(scores.ious.shape[1]))]
+    rows = (
+        [picture, *(f"{value:.6f}" for value in row)]
+        for picture, row in zip(scores.pictures, scores.ious, strict=True)
+    )
+    write_table(path, head, rows)

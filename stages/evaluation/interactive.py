@@ -8,8 +8,6 @@ largest error. Objects are judged and corrected each for itself; frames are the 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from model.video_predictor import VideoPredictor
 from model.video_session import VideoSession
 from pipeline.errors import DataError
 from pipeline.stop import check_stop
-from pipeline.storage import atomic_file
+from pipeline.storage import write_table
 from stages.evaluation.jf import Protocol, VideoScore, VideoScorer, VideoScores
 from stages.evaluation.protocols import Found, Subject
 from stages.evaluation.sharing import share_out
@@ -94,14 +92,12 @@ def interact(wanted: InteractiveMeasurement, session: VideoSession, truth: Truth
 
 
 def _offline(user: User) -> Iterator[Pass]:
-    for done in range(user.wanted.frames):
-        if done:
-            for row, object_id in enumerate(user.truth.first):
-                touched = user.touched[row]
-                left = {p: x for p, x in user.ious[row].items() if x < 1 and p not in touched}
-                if left:
-                    user.correct(min(left, key=lambda p: (left[p], p)), row, object_id)
-        yield user.follow()
+    found = user.follow()
+    yield found
+    for _ in range(1, user.wanted.frames):
+        if user.correct_worst():  # else the video would look the same again
+            found = user.follow()
+        yield found
 
 
 class User:
@@ -133,6 +129,17 @@ class User:
             scorer.add(self.truth.numbers[place], real, found)
         counts = {o: len(self.touched[row]) for row, o in enumerate(self.truth.first)}
         return Pass(scorer.result(), counts)
+
+    def correct_worst(self) -> bool:
+        """Correct every object on the frame where it is worst, of those not yet interacted with;
+        whether there was any to correct."""
+        before = sum(map(len, self.touched))
+        for row, object_id in enumerate(self.truth.first):
+            touched = self.touched[row]
+            left = {p: iou for p, iou in self.ious[row].items() if iou < 1 and p not in touched}
+            if left:
+                self.correct(min(left, key=lambda p: (left[p], p)), row, object_id)
+        return sum(map(len, self.touched)) > before
 
     def _look(self, place: int, real: np.ndarray, found: np.ndarray, budget: int) -> bool:
         """Correct the objects that are bad on a frame; whether there were any."""
@@ -245,14 +252,17 @@ def _words(wanted: InteractiveMeasurement) -> str:
 
 def _write(path: Path, videos: Sequence[Sequence[Pass]]) -> None:
     """A line for every object and number of interacted frames."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "object", "frames allowed", "frames interacted", "J", "F", "J&F"])
-    for video in videos:
-        for n, one in enumerate(video):
-            for score in one.score.objects:
-                values = (f"{value:.4f}" for value in (score.j, score.f, score.jf))
-                used = one.interacted[int(score.object_id)]
-                writer.writerow([one.score.name, score.object_id, n + 1, used, *values])
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+    head = ["video", "object", "frames allowed", "frames interacted", "J", "F", "J&F"]
+    rows = (
+        [
+            one.score.name,
+            score.object_id,
+            n + 1,
+            one.interacted[int(score.object_id)],
+            *(f"{value:.4f}" for value in (score.j, score.f, score.jf)),
+        ]
+        for video in videos
+        for n, one in enumerate(video)
+        for score in one.score.objects
+    )
+    write_table(path, head, rows)

@@ -6,8 +6,6 @@ behind it that show the object, up to the next absence. Everything is counted on
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 
 from data.sources import Dataset
 from model.losses import AREAS
-from pipeline.storage import atomic_file
+from pipeline.storage import write_table
 from stages.evaluation.jf import ObjectScore, Protocol, VideoScores
 from stages.evaluation.protocols import Found, Subject
 from stages.evaluation.video import evaluate_videos, sam2_tracker
@@ -148,11 +146,17 @@ def _size(share: float) -> str:
 
 
 def _write(path: Path, returns: Iterable[Return]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "object", "frame", "frames away", "share", "J&F", "found again"])
-    for one in returns:
-        figures = (f"{one.share:.6f}", f"{one.jf:.4f}", int(one.found))
-        writer.writerow([one.video, one.object_id, one.frame, one.absence, *figures])
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+    head = ["video", "object", "frame", "frames away", "share", "J&F", "found again"]
+    rows = (
+        [
+            one.video,
+            one.object_id,
+            one.frame,
+            one.absence,
+            f"{one.share:.6f}",
+            f"{one.jf:.4f}",
+            int(one.found),
+        ]
+        for one in returns
+    )
+    write_table(path, head, rows)
