@@ -77,10 +77,12 @@ class Scheduler:
     def change(self, job_id: str, **values: Any) -> None:
         """Set fields of a job, whole or not at all."""
         path = self.folder / f"{job_id}.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({**before, **values}))
-        part.rename(path)
+        with open(self.folder / "changes", "w") as alone:
+            fcntl.flock(alone, fcntl.LOCK_EX)
+            before = json.loads(path.read_text()) if path.exists() else {}
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps({**before, **values}))
+            part.rename(path)
 
     def end(self, job_id: str, state: str) -> None:
         """Kill the job in the way of the scheduler: `CANCELLED`, `PREEMPTED`, `NODE_FAIL`."""
@@ -125,15 +127,15 @@ def stamp() -> str:
 def start(folder: Path, job_id: str) -> None:
     """The node's part: a process that runs the script."""
     command = [sys.executable, __file__, "run", job_id]
-    subprocess.Popen(
+    node = subprocess.Popen(
         command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, env={**os.environ, "FAKE_SLURM": str(folder)},
     )  # fmt: skip
+    Scheduler(folder).change(job_id, session=node.pid)  # known before anybody may end the job
 
 
 def run(here: Scheduler, job_id: str) -> None:
     """A job on its node."""
-    here.change(job_id, session=os.getpid())
     while (here.folder / "hold").exists():
         time.sleep(0.05)
     here.change(job_id, state="RUNNING")
