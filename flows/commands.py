@@ -123,7 +123,7 @@ def up(arguments: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     console.print("starting Prefect, MLflow, TensorBoard and a worker …")
-    _print_status(services.up(ports, arguments.runs), console)
+    _print_status(services.up(ports, arguments.runs, print), console)
     prefect = Path(sys.executable).parent / "prefect"
     api = services.prefect_api()
     for line in (

@@ -8,6 +8,7 @@ user's home, and nothing is sent to the outside.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -51,3 +52,9 @@ def api_secret() -> str:
     ours if clients were given none."""
     names = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
     return next((os.environ[name] for name in names if os.environ.get(name)), "")
+
+
+def program(name: str) -> str:
+    """A command of this Python environment, which need not be on PATH."""
+    path = Path(sys.executable).parent / name
+    return str(path) if path.exists() else name

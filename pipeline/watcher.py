@@ -57,8 +57,10 @@ class Watcher(threading.Thread):
         beat_path(folder, rank).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """The work is done; stop looking."""
+        """The work is done; stop looking, and finish the heartbeat that is being written: a process
+        that ends meanwhile leaves half of it."""
         self.ended.set()
+        self.join(HEARTBEAT_SECONDS)
         faulthandler.cancel_dump_traceback_later()
 
     def run(self) -> None:

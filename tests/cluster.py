@@ -61,7 +61,7 @@ MessageTimeout=4
 SlurmctldTimeout=60
 InactiveLimit=0
 KillWait=3
-MinJobAge=600
+MinJobAge=7200
 Waittime=0
 MaxJobCount=500
 {gres}

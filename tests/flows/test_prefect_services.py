@@ -21,10 +21,12 @@ import pytest
 from PIL import Image
 
 from flows.daemons import remembered
+from flows.deployments import SCHEDULE_FIELDS
 from pipeline import registry
 from pipeline.environment import free_port
 from pipeline.launch import read_handle
 from pipeline.progress import read_progress
+from pipeline.storage import write_json
 from stages.contract import read_result
 from tests.data.lookalikes import CLOSE_PALETTE
 from tests.flows.test_end_to_end import TINY, Box
@@ -64,8 +66,8 @@ class Services(Box):
         self.environment.pop("SAM2_DATA", None)
         self.ports = {name: free_port() for name in ("prefect", "mlflow", "tensorboard")}
 
-    def up(self) -> None:
-        self.run("up", *(f"--{name}-port={port}" for name, port in self.ports.items()))
+    def up(self) -> str:
+        return self.run("up", *(f"--{name}-port={port}" for name, port in self.ports.items()))
 
     @property
     def mlflow(self) -> str:
@@ -252,6 +254,23 @@ def test_a_server_that_goes_away_meanwhile_is_told_later_and_keeps_what_was_chan
     shown = box.artifacts(run)
     assert shown["image-pretrain-progress"][1] == "100"
     assert shown["image-pretrain-evaluate"][0] == "markdown" and "outage-table" in shown
+
+
+def test_what_was_changed_on_the_server_survives_an_up_that_was_killed(box: Services):
+    state = box.folder / "state"
+    deployment = box.deployment("mose-finetune/nightly")
+    schedules = [{key: one[key] for key in SCHEDULE_FIELDS} for one in deployment["schedules"]]
+    kept = {"id": deployment["id"], "name": "nightly", "schedules": schedules}
+    aside = state / "prefect" / "changed.json"  # what the killed one leaves
+    kept["parameters"] = {**deployment["parameters"], "alias": "kept"}
+    write_json(aside, {"deployments": [kept]})
+    assert "no longer fits" not in box.up()
+    assert box.deployment("mose-finetune/nightly")["parameters"]["alias"] == "kept"
+    kept["parameters"] = {**deployment["parameters"], "alias": ["no", "text"]}
+    write_json(aside, {"deployments": [kept]})
+    assert "deployment nightly: what was changed on the server no longer fits" in box.up()
+    after = box.deployment("mose-finetune/nightly")["parameters"]
+    assert after.get("alias") != kept["parameters"]["alias"] and not aside.exists()
 
 
 def mose(root: Path) -> Path:

@@ -32,16 +32,14 @@ def box(cluster: Cluster, folder: Path) -> Box:
     return Box(folder)
 
 
-def queue(cluster: Cluster) -> list[list[str]]:
-    """Name, state and number of nodes of every job there was."""
-    return [
-        line.split("|")
-        for line in cluster.ask("squeue", "-h", "--states=all", "-o", "%j|%T|%D").splitlines()
-    ]
+def queue(cluster: Cluster) -> dict[str, tuple[str, str]]:
+    """State and number of nodes of every job there was, by its number."""
+    found = cluster.ask("squeue", "-h", "--states=all", "-o", "%i|%T|%D").splitlines()
+    return {job: (state, nodes) for job, state, nodes in (line.split("|") for line in found)}
 
 
 def test_the_stages_of_a_recipe_are_jobs(box: Box, cluster: Cluster):
-    before = len(queue(cluster))
+    before = queue(cluster)
     words = [*TINY, *ON_SLURM, "start_at=image_pretrain", "stop_after=video_train"]
     said = box.run("run", *words)
     assert "video_train" in said
@@ -54,9 +52,9 @@ def test_the_stages_of_a_recipe_are_jobs(box: Box, cluster: Cluster):
         "video_train.evaluate",
     ):
         assert read_result(run / name) is not None, name
-    jobs = queue(cluster)[: len(queue(cluster)) - before]
-    assert {state for _, state, _ in jobs} == {"COMPLETED"}
-    assert sorted({nodes for _, _, nodes in jobs}) == ["1", "2"], "training on both nodes"
+    jobs = [found for job, found in queue(cluster).items() if job not in before]
+    assert {state for state, _ in jobs} == {"COMPLETED"}
+    assert {nodes for _, nodes in jobs} == {"1", "2"}, "training on both nodes"
     log = next((run / "image_pretrain/logs").rglob("*_1_log.out")).read_text()
     assert "global_rank=1(2)" in log
     assert len(list((run / "extract_frames").glob("*-of-2/result.pkl"))) == 2

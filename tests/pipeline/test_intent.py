@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import psutil
@@ -122,6 +123,24 @@ def test_a_launcher_on_another_machine_is_there_while_it_renews_its_lease(
     assert watcher._lease_trouble() == ""
     time.sleep(0.3)
     assert "no sign of life from process" in watcher._lease_trouble()
+
+
+def test_a_heartbeat_that_is_being_written_when_the_work_ends_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def write(*_: Any) -> None:
+        begun.set()
+        time.sleep(0.5)
+        done.set()
+
+    monkeypatch.setattr(watching, "write_beat", write)
+    watcher = Watcher(tmp_path, tmp_path, 0, 1, local=False, leased=False)
+    watcher.start()
+    assert begun.wait(10)
+    watcher.close()
+    assert done.is_set() and not watcher.is_alive()
 
 
 def test_slurm_jobs_go_on_and_local_ones_end_unless_told_otherwise() -> None:
