@@ -224,7 +224,7 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     add_speed(command("speed", "time networks on this machine: frames a second, latency, memory"))
     _add_export(command("export", "write a checkpoint's weights so that other code loads them"))
     _add_lineage(command("lineage", "trace a checkpoint back to its stages, weights and data"))
-    _add_sync(command("sync", "send what runs recorded while MLflow did not answer"))
+    _add_sync(command("sync", "send what MLflow, and copy what mirrors, did not take"))
 
 
 def _add_synth(synth: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from flows.mirrors import complete_mirrors
 from flows.run import Run
 from flows.watch import Watcher
 from pipeline.array import launch_array, shard_folders
@@ -62,6 +63,7 @@ def perform(run: Run, stage: PlannedStage, watchers: Sequence[Watcher]) -> Stage
                 raise
         else:
             wait_for_rest(folder, run.recipe.launch)
+            complete_mirrors(folder)
     for watcher in watchers:
         watcher.stage_ends(run, spec, result, reused)
     return result

@@ -1,4 +1,4 @@
-"""`sync`: send what runs recorded while MLflow did not answer."""
+"""`sync`: send what runs recorded while MLflow did not answer, and copy what mirrors lack."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from flows.mirrors import complete_mirrors
 from flows.tracking import catch_up, journals
 from pipeline.errors import ConfigError
 from pipeline.journal import RECORD, SENT
@@ -19,7 +20,8 @@ SECONDS = 24 * 3600.0
 
 
 def sync(arguments: argparse.Namespace) -> int:
-    """Send the journals of the named runs, or of all below the runs folder; 1 when some still wait."""
+    """Send the journals of the named runs, or of all below the runs folder, and complete the
+    mirrors of their checkpoints; 1 when something still waits."""
     console = Console(highlight=False)
     folders = [folder.expanduser().absolute() for folder in arguments.folders]
     folders = folders or _runs(arguments.runs.expanduser().absolute())
@@ -34,8 +36,12 @@ def sync(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"{folder} does not say where its store is; give it with --tracking")
         silent = "" if answers(uri) else f"; MLflow at {shown(uri)} does not answer"
         sent, late = catch_up(folder, uri, SECONDS)
-        left += late
-        what = f"{sent} sent, {late} still wait{silent}" if sent or late else "nothing waits"
+        copied, lacking = complete_mirrors(folder)
+        left += late + lacking
+        said = [f"{sent} sent, {late} still wait{silent}"] if sent or late else []
+        said += [f"{copied} mirrors completed"] if copied else []
+        said += [f"{lacking} mirrors lack checkpoints"] if lacking else []
+        what = "; ".join(said) or "nothing waits"
         console.print(f"{escape(folder.name):<28} {what}", soft_wrap=True)
     return 1 if left else 0
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
-from pipeline.plain_files import FileRecord
-from pipeline.storage import sha256, write_json
+from pipeline.storage import FileRecord, sha256, write_json
 
 FORMAT = 2
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"

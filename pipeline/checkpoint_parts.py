@@ -43,8 +43,8 @@ from torch.futures import Future
 from pipeline import checkpoint_list
 from pipeline.checkpoint_list import Entry, Keep
 from pipeline.errors import CheckpointError, StorageError
-from pipeline.plain_files import FileRecord, read_plain, write_plain
-from pipeline.storage import sha256, sync_folder, write_json
+from pipeline.plain_files import read_plain, write_plain
+from pipeline.storage import FileRecord, sha256, sync_folder, write_json
 
 INDEX, PLAIN = "index.json", "plain.pt"
 FORMAT = 1

@@ -2,7 +2,8 @@
 
 What is listed in the local folder is copied there under names that contain their digests, so that
 nothing is ever overwritten, read back, and listed last: an upload that was cut off does not count.
-A restart on an empty disk fetches the newest from there.
+A restart on an empty disk fetches the newest from there. `manifest.mirror.json` in the local folder
+notes what was copied, so that what a stage could not copy at its end is copied later (`catch_up`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, mkdtemp
@@ -19,10 +21,10 @@ from tempfile import NamedTemporaryFile, mkdtemp
 from pipeline import checkpoint_list
 from pipeline.checkpoint_list import COPY, MANIFEST, Entry, Keep, as_manifest, damage, listed, parse
 from pipeline.errors import CheckpointError, StorageError
-from pipeline.plain_files import FileRecord
-from pipeline.remote import ask, filesystem, reason, shown
-from pipeline.storage import put, sha256, sync_folder
+from pipeline.remote import ask, filesystem, is_remote, reason, shown
+from pipeline.storage import FileRecord, put, read_json, sha256, sync_folder, write_json
 
+NOTE = "manifest.mirror.json"
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +34,7 @@ def upload(folder: str | Path, url: str, keep: Keep) -> None:
     StorageError."""
     folder = Path(folder)
     own = listed(folder)
+    _note(folder, url, keep, "")
     try:
         stored = _listed(url)
     except CheckpointError as error:
@@ -48,6 +51,23 @@ def upload(folder: str | Path, url: str, keep: Keep) -> None:
     entries = [*(entry for entry in earlier if entry.name in chosen), *own]
     _put_lists(url, sorted(entries, key=lambda entry: entry.step))
     _delete_unlisted(url, {key for entry in entries for key in _keys(entry).values()})
+    _note(folder, url, keep, _digest(own))
+
+
+def lacks(folder: str | Path, url: str) -> bool:
+    """Whether something that `folder` lists was not copied to `url`, as far as its note says."""
+    note = read_json(Path(folder) / NOTE) or {}
+    return (note.get("url"), note.get("sha256")) != (_place(url), _digest(listed(folder)))
+
+
+def catch_up(folder: str | Path) -> bool:
+    """Copy what `folder` lists and its mirror, where it has one, lacks; whether there was something
+    to copy. Only for a folder that nobody trains in. Raises StorageError."""
+    note = read_json(Path(folder) / NOTE)
+    if note is None or not lacks(folder, note["url"]):
+        return False
+    upload(folder, note["url"], Keep(**note["keep"]))
+    return True
 
 
 def fetch_newer(url: str, folder: str | Path, after: int, before: int | None = None) -> int | None:
@@ -87,6 +107,20 @@ def _listed(url: str) -> list[Entry]:
     if problems:
         raise CheckpointError("; ".join(problems))
     return []
+
+
+def _note(folder: Path, url: str, keep: Keep, digest: str) -> None:
+    """Say that the list of this digest was copied to `url`; empty: that it is to be."""
+    values = {"url": _place(url), "sha256": digest, "keep": asdict(replace(keep, needed=()))}
+    write_json(folder / NOTE, values)
+
+
+def _place(url: str) -> str:
+    return url if is_remote(url) else str(Path(url).absolute())
+
+
+def _digest(entries: Sequence[Entry]) -> str:
+    return str(as_manifest(entries)["sha256"])
 
 
 def _keys(entry: Entry) -> Mapping[str, str]:

@@ -6,22 +6,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.errors import CheckpointError, StorageError
-from pipeline.storage import sha256
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What a file has to be."""
-
-    sha256: str
-    bytes: int
+from pipeline.storage import FileRecord, sha256
 
 
 def write_plain(values: Any, path: Path) -> FileRecord:

@@ -29,6 +29,8 @@ from pipeline.storage import size_text
 
 HUNG_SECONDS = 900.0
 """A checkpoint may take this long to write, whatever `unsaved_minutes` says."""
+MIRROR_SECONDS = 300.0
+"""How long a stage that is done waits for the mirror to take what it lacks."""
 CLOSE_SECONDS = 10.0
 """How long a failing run waits for the checkpoint that is being written."""
 logger = logging.getLogger(__name__)
@@ -141,11 +143,8 @@ class Saver:
         """Raise StageError unless the folder has `step`, its last; every rank calls it after `wait`."""
         if self.written_step != step:
             raise StageError(self._loss(step))
-        if self.problem and self.world.is_first:
-            logger.warning(
-                "the mirror lacks the last step, %d, and nothing copies it any more: %s. It is in %s",
-                step, self.problem, self.folder,
-            )  # fmt: skip
+        if self.config.mirror and self.world.is_first:
+            self._complete_mirror(step)
 
     def roll_back(self, state: TrainState, before: int) -> int | None:
         """Put the newest intact checkpoint of a step before `before` into `state` on every rank;
@@ -206,6 +205,25 @@ class Saver:
 
                 upload(self.folder, self.config.mirror, keep)
         return entry
+
+    def _complete_mirror(self, step: int) -> None:
+        """A last attempt to copy what a mirror lacks: it failed, or another life of the job was
+        killed before it came to it."""
+        from pipeline.mirror import lacks, upload
+
+        if not lacks(self.folder, self.config.mirror):
+            return
+        self.writing.begin(step, partial(upload, self.folder, self.config.mirror, self.keep))
+        self.writing.join(MIRROR_SECONDS)
+        problem = (
+            f"no answer in {MIRROR_SECONDS:.0f} s" if self.writing.busy else self.writing.outcome()
+        )
+        if problem is not None:
+            logger.warning(
+                "the mirror lacks the last step, %d: %s. It is in %s; the same command again, or "
+                "`sam2-pipeline sync`, copies it",
+                step, problem, self.folder,
+            )  # fmt: skip
 
     def _note(self) -> None:
         """Take in how the writing ended, if it did."""

@@ -15,12 +15,21 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import StorageError
 from pipeline.remote import ask, filesystem, is_remote, reason, shown
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file has to be."""
+
+    sha256: str
+    bytes: int
 
 
 def local_path(path: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """Checkpoints in a second place, here an S3 server and a file system in memory: the newest is
 fetched from there, and an upload that was cut off does not count."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from pipeline import checkpoint, mirror
+from pipeline import checkpoint, mirror, saving
 from pipeline.checkpoint import Keep, TrainState
 from pipeline.checkpoint_list import listed
 from pipeline.errors import CheckpointError, StorageError
@@ -141,8 +142,45 @@ def test_training_goes_on_while_the_store_is_away(
         assert "503" in caplog.text and caplog.text.count("was not saved") == 1
         assert "lacks the last step" not in caplog.text
         assert train(tmp_path / "two", f"{url}/two", 6).step == 6
-    assert "the mirror lacks the last step, 6, and nothing copies it any more" in caplog.text
+    assert "the mirror lacks the last step, 6: " in caplog.text
     assert mirror.fetch_newer(url, tmp_path / "there", -1) == 9
+
+
+def test_what_a_finished_run_could_not_copy_is_copied_later(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bucket that nobody has made yet, on the S3 server."""
+    url, folder = "s3://later/run", tmp_path / "here"
+    assert train(folder, url, 6).step == 6
+    assert caplog.text.count("the mirror lacks the last step, 6: ") == 1
+    with pytest.raises(StorageError, match="s3://later/run"):
+        mirror.catch_up(folder)
+    fsspec.filesystem("s3").mkdir("later")
+    assert mirror.catch_up(folder) and not mirror.catch_up(folder)
+    assert mirror.fetch_newer(url, tmp_path / "there", -1) == 6
+
+
+def test_a_run_that_was_killed_before_its_last_copy_makes_it_when_it_is_started_again(
+    tmp_path: Path, url: str
+) -> None:
+    train(tmp_path, "", 6)
+    assert not mirror.catch_up(tmp_path), "no mirror was asked for"
+    train(tmp_path, url, 6)
+    assert mirror.fetch_newer(url, tmp_path / "there", -1) == 6
+    assert not mirror.lacks(tmp_path, url) and mirror.lacks(tmp_path, f"{url}/two")
+
+
+def test_a_store_that_hangs_does_not_keep_a_run_that_is_done(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(saving, "MIRROR_SECONDS", 0.2)
+    monkeypatch.setattr(saving, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "put", lambda source, target: over.wait(30))
+    train(tmp_path, "", 6)
+    assert train(tmp_path, url, 6).step == 6
+    over.set()
+    assert "the mirror lacks the last step, 6: no answer in 0 s" in caplog.text
 
 
 def test_a_store_that_cannot_be_read_is_no_reason_to_start_over(
