@@ -3,12 +3,15 @@ without building them, and one element can be read again later from its place.""
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Collection, Generator, Iterator
 from typing import Any, NamedTuple
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_MARK = codecs.BOM_UTF8.decode("latin-1")
+"""Editors on Windows begin files with it."""
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -30,7 +33,7 @@ def elements(content: bytes, lists: Collection[str]) -> Iterator[Element]:
     Raises ValueError where the content is not a json object, or a list of `lists` is none.
     """
     text = content.decode("latin-1")  # one character a byte, so that places are places in the file
-    position = _expect(text, 0, "{")
+    position = _expect(text, len(_MARK) if text.startswith(_MARK) else 0, "{")
     while not text.startswith("}", position):
         key, position = _decode(text, position)
         position = _expect(text, position, ":")

@@ -14,7 +14,8 @@ import numpy as np
 
 from data.spec import DatasetSpec
 from data.tree import Entry, Tree
-from pipeline.errors import StorageError
+from pipeline.errors import DataError, StorageError
+from pipeline.remote import shown
 from pipeline.storage import atomic_file
 
 MAGIC = b"sam2 manifest 1\n"
@@ -74,7 +75,7 @@ class ManifestWriter:
     def file(self, folder: str, entry: Entry) -> int:
         """Register a file of `folder` and give its number."""
         columns = self._columns
-        self._file_names += entry.name.encode()
+        self._file_names += _utf8(entry.name, folder)
         columns["file_name_ends"].append(len(self._file_names))
         columns["file_folder"].append(self._folders.setdefault(folder, len(self._folders)))
         columns["file_size"].append(entry.size)
@@ -102,9 +103,9 @@ class ManifestWriter:
         error: what is wrong with the item; whoever asks for it is told.
         """
         columns = self._columns
+        self._names += _utf8(name, self.spec.root)
         if error:
             self._errors[len(columns["name_ends"])] = error
-        self._names += name.encode()
         columns["name_ends"].append(len(self._names))
         for number, span in frames:
             columns["frame_number"].append(number)
@@ -148,6 +149,18 @@ class ManifestWriter:
         rest = [self.contents, sorted(self._errors)]  # not their texts, which hold paths
         digest.update(json.dumps(rest, sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def _utf8(name: str, folder: str) -> bytes:
+    """Raises DataError where the name of a file or folder came from some other alphabet."""
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        readable = name.encode(errors="backslashreplace").decode()
+        raise DataError(
+            f"{shown(folder)}: the name {readable} is not UTF-8, expected one that is; rename it, "
+            "for example with convmv"
+        ) from error
 
 
 def write_manifest(

@@ -79,6 +79,8 @@ def index_masklets(place: Place) -> Masklets:
             if number < 0:
                 facts[field] = value
                 continue
+            if not isinstance(value, list):
+                raise TypeError(f"masklet[{number}] is {str(value)[:60]}")
             rows.append((start, end))
             masks = [(mask, f"{where}, masklet[{number}][{i}]") for i, mask in enumerate(value)]
             areas.append([rle.area(mask, which) if mask else 0 for mask, which in masks])
@@ -112,7 +114,8 @@ def step_of(facts: dict[str, Any], annotated: int) -> int:
     or it follows from the numbers of frames. 0 where no step fits them."""
     try:
         if facts.get("fps"):
-            return max(1, 24 // int(facts["fps"]))
+            rate = int(facts["fps"])
+            return 24 // rate if rate > 0 else 0
         frames = int(facts.get("video_frame_count") or 0)
     except (ValueError, TypeError, OverflowError):
         return 0

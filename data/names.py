@@ -14,11 +14,12 @@ from pipeline.remote import is_remote, shown
 
 
 def choose_names(
-    spec: DatasetSpec, available: Iterable[str], split: str | None = None
+    spec: DatasetSpec, available: Iterable[str], expected: str, split: str | None = None
 ) -> list[str]:
     """The names the spec keeps, in natural order.
 
-    split: the list file, where it is not the spec's. Raises DataError for names of the spec or its
+    expected: what should lie at the root, for a message. split: the list file, where it is not the
+    spec's. Raises DataError for names of the spec or its
     list file that are not there, or when nothing is left.
     """
     present = set(available)
@@ -38,6 +39,7 @@ def choose_names(
         raise DataError(
             f"{where} has nothing to read as {spec.format}"
             + (f" (of {len(present)} found, the spec keeps none)" if present else "")
+            + f"; expected {expected}"
         )
     return sorted(wanted, key=natural)
 
@@ -78,7 +80,7 @@ def list_digests(spec: DatasetSpec) -> list[str]:
 def _text(spec: DatasetSpec, file: str, field: str) -> str:
     path = file if is_remote(file) or file.startswith("/") else f"{spec.root}/{file}"
     try:
-        return read_current(path).decode()
+        return read_current(path).decode("utf-8-sig")
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(
             f"{shown(path)} cannot be read; expected a text file with one name per line (`{field}`)"
@@ -95,4 +97,5 @@ def _all_present(wanted: set[str], present: set[str], where: str, origin: str) -
 
 
 def _share_of(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

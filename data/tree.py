@@ -1,5 +1,7 @@
 """What lies in folders, local or remote, and a cheap way to tell later whether anything there has changed.
 
+What begins with a dot is passed over: what macOS, notebooks and half-finished extractions leave is no data.
+
 A local folder changes its modification time when a file is added, removed or renamed. Object stores have no folders:
 there the listing itself is repeated (one request per thousand objects) and compared.
 """
@@ -110,6 +112,8 @@ def _scan(folder: str) -> tuple[int, _Content]:
         with os.scandir(folder) as entries:
             files, folders = [], []
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 try:
                     if entry.is_dir():
                         folders.append(entry.name)
@@ -137,6 +141,7 @@ def _list(folder: str) -> tuple[int, _Content]:
     found = [entry for entry in ask(folder, call) if entry["name"].rstrip("/") != inner]
     if not found and not ask(folder, lambda: store.isdir(inner)):
         raise FileNotFoundError(folder)
+    found = [entry for entry in found if not _base(entry["name"]).startswith(".")]
     files = sorted(_entry(entry) for entry in found if entry["type"] == "file")
     folders = sorted(_base(entry["name"]) for entry in found if entry["type"] == "directory")
     return _stamp([*files, *folders]), _Content(files, folders)
@@ -154,9 +159,11 @@ def _find(folder: str) -> tuple[int, dict[str, _Content]]:
     content: dict[str, _Content] = {folder: _Content([], [])}
     rows = []
     for path, entry in sorted(ask(folder, call).items()):
-        *above, _ = path.removeprefix(inner).strip("/").split("/")
+        parts = path.removeprefix(inner).strip("/").split("/")
+        if any(part.startswith(".") for part in parts):
+            continue
         place = folder
-        for name in above:
+        for name in parts[:-1]:
             if f"{place}/{name}" not in content:
                 content[place].folders.append(name)
                 content[f"{place}/{name}"] = _Content([], [])

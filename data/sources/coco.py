@@ -49,7 +49,7 @@ class CocoInstances(SegmentedPictures):
             path, start, size, version = part.place
             try:
                 annotation = json.loads(read_bytes(local_copy(path, version), start, size))
-                if annotation["id"] != part.member:
+                if int(annotation["id"]) != part.member:
                     raise ValueError(f"found annotation {annotation['id']}")
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
@@ -78,7 +78,7 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
                 "rename one of them"
             )
         names[name] = picture
-    kept = choose_names(spec, names)
+    kept = choose_names(spec, names, EXPECTED)
     pictures = _pictures(spec, writer, source, files[names[kept[0]]])
     for name in kept:
         picture = names[name]
@@ -121,7 +121,7 @@ def _index(
             if field == "images":
                 about = value if plain else json.loads(content[start:end])
                 files[int(about["id"])] = str(about["file_name"])
-            elif field == "annotations" and not value.get("iscrowd") and value.get("area", 1):
+            elif field == "annotations" and not value.get("iscrowd") and value.get("area") != 0:
                 i, picture = int(value["id"]), int(value["image_id"])
                 if i in seen:
                     errors[picture] = (

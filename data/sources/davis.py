@@ -79,7 +79,7 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     tree.deepen(pictures)
     tree.deepen(labels)
     objects = _objects(spec, writer)
-    for video in choose_names(spec, tree.folders(labels)):
+    for video in choose_names(spec, tree.folders(labels), EXPECTED):
         _add(writer, video, pictures, labels, objects.get(video, {}))
 
 

@@ -21,7 +21,7 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     errors: dict[str, str] = {}
     pictures = _by_name(writer, images, PICTURE_SUFFIXES, errors)
     labels = _by_name(writer, masks, (".png",), errors)
-    for name in choose_names(spec, pictures.keys() & labels.keys()):
+    for name in choose_names(spec, pictures.keys() & labels.keys(), EXPECTED):
         picture, mask = writer.whole(images, pictures[name]), writer.whole(masks, labels[name])
         writer.add(name, [(0, picture)], [(0, 0, mask)], errors.get(name, ""))
 

@@ -92,8 +92,7 @@ class _Members:
     def add(self, file: str, span: Span, where: str) -> None:
         """where: the folder or tar that holds `file`. The same picture may lie in a tar and unpacked
         beside it; two that differ are an error of it."""
-        name = stem(file)
-        kind = ENDINGS.get(file[len(name) :].lower())
+        name, kind = stem(file), _kind(file)
         if kind is None:
             return
         if name in self.rows[kind] and self.span(name, kind).size != span.size:
@@ -109,6 +108,11 @@ class _Members:
         return Span(*self._spans[row : row + 3])
 
 
+def _kind(file: str) -> int | None:
+    """0 for a picture, 1 for a json, None for what is no part of the data set."""
+    return None if file.startswith(".") else ENDINGS.get(file[len(stem(file)) :].lower())
+
+
 def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     """List pictures below `spec.root`, one level deep, and inside its tars."""
     tree, root = writer.tree, spec.root
@@ -120,7 +124,7 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
         for entry in tree.files(folder):
             if entry.name.endswith(".tar"):
                 tars.append((folder, entry))
-            elif stem(entry.name) != entry.name:
+            elif _kind(entry.name) is not None:
                 members.add(entry.name, writer.whole(folder, entry), folder)
     for (folder, entry), inside in zip(tars, _listed(tars), strict=True):
         number = writer.file(folder, entry)
@@ -137,7 +141,7 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
                 f"{shown(root)} has {name} without its {missing}, expected both; the copy is "
                 "incomplete: fetch it, or leave it out with `exclude`"
             )
-    for name in choose_names(spec, complete):
+    for name in choose_names(spec, complete, EXPECTED):
         picture, text = (members.span(name, kind) for kind in (0, 1))
         writer.add(name, [(0, picture)], [(0, 0, text)], members.errors.get(name, ""))
 

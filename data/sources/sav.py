@@ -197,7 +197,7 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     if spec.frames is not None:
         tree.need(spec.frames, "a folder of extracted frames per video (`frames`)")
         tree.deepen(spec.frames)
-    for video in choose_names(spec, found):
+    for video in choose_names(spec, found, EXPECTED):
         chosen = [found[video][kind] for kind in kinds if kind in found[video]]
         parts = [(0, 0, writer.whole(*file)) for file in chosen]
         try:

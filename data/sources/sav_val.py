@@ -17,8 +17,10 @@ from data.manifest_writer import ManifestWriter
 from data.names import choose_names
 from data.sources.base import Dataset, numbered, require_size
 from data.spec import DatasetSpec
+from data.tree import Entry, Tree
 from pipeline.cache import SHARED
 from pipeline.errors import DataError
+from pipeline.remote import shown
 
 EXPECTED = "SA-V val or test: JPEGImages_24fps/, Annotations_6fps/ and a list such as sav_val.txt"
 
@@ -68,23 +70,34 @@ def scan(spec: DatasetSpec, writer: ManifestWriter) -> None:
     if spec.split is None and len(lists) == 1:
         split = lists[0].name
         writer.watch(root, lists[0])
-    for video in choose_names(spec, tree.folders(annotations), split):
+    for video in choose_names(spec, tree.folders(annotations), EXPECTED, split):
         try:
             _add(writer, video, f"{pictures}/{video}", f"{annotations}/{video}")
         except DataError as error:
             writer.add(video, [], [], error=str(error))
 
 
+def _objects(tree: Tree, annotations: str) -> dict[int, str]:
+    """The folder of every object of a video, by its number."""
+    found: dict[int, str] = {}
+    for name in tree.folders(annotations):
+        if not name.isdecimal() or int(name) in found:
+            what = "is no number" if not name.isdecimal() else f"is that of {found[int(name)]}, too"
+            raise DataError(
+                f"{shown(annotations)}/{name}: the name {what}, expected the number of an object, "
+                "each once; rename the folder, or remove it"
+            )
+        found[int(name)] = f"{annotations}/{name}"
+    return found
+
+
 def _add(writer: ManifestWriter, video: str, pictures: str, annotations: str) -> None:
     tree = writer.tree
     frames = numbered(tree, tree.need(pictures, f"the frames of {video}"))
-    masks = {
-        (number, int(name)): (folder, entry)
-        for name in tree.folders(annotations)
-        if name.isdecimal()
-        for folder in (f"{annotations}/{name}",)
-        for number, entry in numbered(tree, folder, (".png",)).items()
-    }
+    masks: dict[tuple[int, int], tuple[str, Entry]] = {}
+    for i, folder in _objects(tree, annotations).items():
+        for number, entry in numbered(tree, folder, (".png",)).items():
+            masks[number, i] = (folder, entry)
     annotated = sorted({number for number, _ in masks})
     if not annotated:
         raise DataError(

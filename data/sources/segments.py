@@ -72,9 +72,13 @@ def checked(annotation: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(annotation, Mapping):
         raise DataError(f"{where}: found {str(annotation)[:60]!r}, expected an annotation")
     where = f"{where}, annotation {annotation.get('id')}"
-    for field in ("id", "area"):
-        if not _number(annotation.get(field)):
-            raise DataError(f"{where}: {field} is {annotation.get(field)!r}, expected a number")
+    for field, fits, what in (("id", _whole, "a whole number"), ("area", _number, "a number")):
+        value = annotation.get(field)
+        if not fits(value):
+            raise DataError(
+                f"{where}: {field} is {value!r}, expected {what}; mend the file, or leave the "
+                "picture out with `exclude`"
+            )
     box = annotation.get("bbox")
     if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_number, box))):
         raise DataError(
@@ -92,3 +96,7 @@ def checked(annotation: Any, where: str) -> Mapping[str, Any]:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return _number(value) and value == int(value)

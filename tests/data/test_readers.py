@@ -278,9 +278,10 @@ def test_the_step_between_annotations_is_that_of_the_data(tmp_path, facts, step)
     assert opened("sav", root, annotated_every=3).frame_numbers(0) == range(0, 18, 3)
 
 
-def test_a_step_that_does_not_fit(tmp_path):
+@pytest.mark.parametrize("facts", [{"video_frame_count": 4.0}, {"fps": 48}, {"fps": -6}])
+def test_a_step_that_does_not_fit(tmp_path, facts):
     root = like.sav(tmp_path, videos=1)
-    edit_json(root / "sav_000/sav_000001_manual.json", lambda c: c.update(video_frame_count=4.0))
+    edit_json(root / "sav_000/sav_000001_manual.json", lambda c: c.update(facts))
     with pytest.raises(DataError, match=r"fit no step between its 6 annotated frames"):
         opened("sav", root).load(0)
     assert opened("sav", root, annotated_every=4).frame_count(0) == 6

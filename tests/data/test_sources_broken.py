@@ -1,7 +1,10 @@
 """Hostile and damaged annotations: one line that names file, field, found, expected and what to do; no memory taken
 on their word."""
 
+import codecs
 import json
+import os
+import shutil
 import tarfile
 import tracemalloc
 
@@ -71,6 +74,7 @@ def test_a_mask_that_claims_a_billion_pixels_takes_no_memory(tmp_path, bomb):
         ),
         ({"bbox": "all"}, r"annotation {i}: bbox is all"),
         ({"area": "big"}, r"annotation {i}: area is 'big', expected a number"),
+        ({"area": None}, r"annotation {i}: area is None, expected a number; mend"),
         ({"segmentation": [[1.0, 2.0, 3.0]]}, r"annotation {i}: found 1 polygon"),
         ({"segmentation": [[1, 1, 5, float("nan"), 5, 5]]}, r"annotation {i}: .* coordinate nan"),
         ({"segmentation": [[1, 1, 1e12, 1, 5, 5]]}, r"annotation {i}: .* coordinate 1000000000000"),
@@ -86,6 +90,18 @@ def test_broken_annotations(tmp_path, change, message):
     edit(source, lambda c: c["annotations"][0].update(change))
     with pytest.raises(DataError, match=r"instances_val2017\.json, " + message.format(i=7)):
         opened("coco", coco).load(0)
+
+
+@pytest.mark.parametrize("number", ["7", 7.5])
+def test_an_id_that_is_no_whole_number(tmp_path, number):
+    sa1b, coco = like.sa1b(tmp_path / "sa1b", count=1), like.coco_set(tmp_path / "coco")
+    for path, open_it in (
+        (sa1b / "sa_1.json", lambda: opened("sa1b", sa1b)),
+        (coco / "annotations/instances_val2017.json", lambda: opened("coco", coco)),
+    ):
+        edit(path, lambda c: c["annotations"][0].update(id=number))
+        with pytest.raises(DataError, match=rf"{path.name}.*: id is {number!r}, expected a whole"):
+            open_it().load(0)
 
 
 def test_a_picture_outside_the_root(tmp_path):
@@ -195,7 +211,71 @@ def test_masks_that_do_not_add_up_and_null_masks(tmp_path):
     edit(path, lambda c: c["masklet"][1][0].update(counts="abc"))
     with pytest.raises(DataError, match=r"masklet\[1\]\[0\]: the run"):
         opened("sav", root).load(0)
+    edit(path, lambda c: c["masklet"].__setitem__(1, None))
+    with pytest.raises(DataError, match=r"masklet\[1\] is None\), expected"):
+        opened("sav", root).load(0)
     edit(path, lambda c: c["masklet"].__setitem__(1, []))
     with pytest.raises(DataError, match=r"`masklet` has rows of \[0, 3\] objects"):
         opened("sav", root).load(0)
     assert np.isfinite(opened("sav", root, annotations="auto").load(0).masks.mean())
+
+
+@pytest.mark.parametrize("name", ["hand", "0"])
+def test_a_folder_of_masks_that_is_no_object_of_its_own(tmp_path, name):
+    root = like.sav_val(tmp_path)
+    objects = root / "Annotations_6fps/sav_000007"
+    shutil.copytree(objects / "000", objects / name)
+    with pytest.raises(DataError, match=r"sav_000007/\w+: the name is .*, expected the number of"):
+        opened("sav_val", root).load(0)
+
+
+def test_nothing_to_read_says_what_was_expected(tmp_path):
+    root = like.folder(tmp_path)
+    (root / "masks/cat.png").rename(root / "masks/cat.jpg")
+    with pytest.raises(DataError, match=r"nothing to read as folder; expected images/NAME\.jpg"):
+        opened("folder", root)
+
+
+def test_a_name_in_another_alphabet(tmp_path):
+    """As unpacking an old archive leaves them. A file that is no part of the data set may be called anything."""
+    root = like.folder(tmp_path / "own")
+    strange = os.fsencode(root) + b"/images/caf\xe9.jpg"
+    shutil.copy(root / "images/cat.JPG", strange)
+    assert opened("folder", root, fraction=0.999).names == ("cat",)
+    shutil.copy(root / "masks/cat.png", os.fsencode(root) + b"/masks/caf\xe9.png")
+    with pytest.raises(
+        DataError, match=r"own/images: the name caf\\udce9\.jpg is not UTF-8.*rename"
+    ):
+        opened("folder", root)
+    sa1b = like.sa1b(tmp_path / "sa1b")
+    shutil.copy(strange, os.fsencode(sa1b) + b"/caf\xe9.txt")
+    assert len(opened("sa1b", sa1b)) == 3
+
+
+@pytest.mark.parametrize("format", ["sa1b", "sa1b in tars", "sav", "sav_val", "davis", "folder"])
+def test_what_begins_with_a_dot_is_no_data(tmp_path, format):
+    """macOS leaves a ._NAME beside every file it copies, notebooks leave folders."""
+    kind, *tars = format.split(" in ")
+    make = {"sa1b": like.sa1b, "sav": like.sav, "sav_val": like.sav_val, "davis": like.davis}
+    root = make.get(kind, like.folder)(tmp_path / "set")
+    clean = list(opened(kind, root).names)
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    for folder in [path for path in root.rglob("*") if path.is_dir()]:
+        shutil.copytree(folder, folder.with_name(".ipynb_checkpoints"), dirs_exist_ok=True)
+    dataset = opened(kind, like.sa1b_tar(tmp_path / "tar", root) if tars else root)
+    assert list(dataset.names) == clean
+    for index in range(len(dataset)):
+        dataset.load(index)
+
+
+def test_a_json_or_list_with_a_byte_order_mark(tmp_path):
+    """Editors on Windows write it."""
+    coco, sav = like.coco_set(tmp_path / "coco"), like.sav(tmp_path / "sav", videos=2)
+    before = [opened(*each).load(0).masks for each in (("coco", coco), ("sav", sav))]
+    for path in (coco / "annotations/instances_val2017.json", *sav.rglob("*.json")):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    (sav / "list.txt").write_bytes(codecs.BOM_UTF8 + b"sav_000001\r\n")
+    after = [opened("coco", coco).load(0).masks, opened("sav", sav, split="list.txt").load(0).masks]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
