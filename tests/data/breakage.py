@@ -19,7 +19,7 @@ import numpy as np
 
 from tests.data import films
 from tests.data import lookalikes as like
-from tests.data.three_items import cut, edit
+from tests.data.three_items import cut
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ def _segment(root: Path) -> dict[str, Any]:
 
 def _annotation(**fields: Any) -> Callable[[Path], None]:
     """Change the first annotation of sa_1."""
-    return lambda root: edit(root / "sa_1.json", lambda c: c["annotations"][0].update(fields))
+    return lambda root: like.edit(root / "sa_1.json", lambda c: c["annotations"][0].update(fields))
 
 
 def _coco_row(**fields: Any) -> Callable[[Path], None]:
     path = "annotations/instances_val2017.json"
-    return lambda root: edit(root / path, lambda c: c["annotations"][0].update(fields))
+    return lambda root: like.edit(root / path, lambda c: c["annotations"][0].update(fields))
 
 
 def _masklet(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    return lambda root: edit(root / "sav_000/sav_000001_manual.json", change)
+    return lambda root: like.edit(root / "sav_000/sav_000001_manual.json", change)
 
 
 def _bad_member(root: Path) -> None:
@@ -83,7 +83,7 @@ def _frames_of_two_sizes(root: Path) -> None:
 
 def _leaving(root: Path) -> None:
     name = "../../etc/000000000010.jpg"
-    edit(root / JSON, lambda content: content["images"][1].update(file_name=name))
+    like.edit(root / JSON, lambda content: content["images"][1].update(file_name=name))
 
 
 SMALL = np.ones((5, 7), np.uint8)

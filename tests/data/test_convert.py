@@ -122,7 +122,7 @@ def test_malformed_items_are_all_named_or_left_out(tmp_path):
     for name in ("a", "b", "c"):
         labels.labelme(root, name)
     (root / "a.jpg").unlink()
-    labels.edited(root / "b.json", lambda content: content["shapes"][0].update(shape_type="line"))
+    like.edit(root / "b.json", lambda content: content["shapes"][0].update(shape_type="line"))
     items = list(read_labelme(root))
     with pytest.raises(DataError) as error:
         convert(items, tmp_path / "out", "folder")
@@ -168,7 +168,7 @@ def test_shapes_of_labelme(tmp_path):
             {"label": "c", "points": [[20, 10], [24, 10]], "shape_type": "circle"},
         ]
 
-    labels.edited(root / "photo 1.json", change)
+    like.edit(root / "photo 1.json", change)
     convert(list(read_labelme(root)), tmp_path / "out", "folder")
     rectangle, circle = opened("folder", tmp_path / "out").load(0).masks[0]
     np.testing.assert_array_equal(rectangle, labels.MASKS["cat"])
@@ -183,7 +183,7 @@ MALFORMED = {
     ),
     "coco: a path that leaves the folder": (
         "coco",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "_annotations.coco.json",
             lambda c: c["images"][0].update(file_name="../../secret.jpg"),
         ),
@@ -191,7 +191,7 @@ MALFORMED = {
     ),
     "coco: numbers that are none": (
         "coco",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "_annotations.coco.json",
             lambda c: c["annotations"][0].update(segmentation=[[1, 2, float("nan"), 4, 5, 6]]),
         ),
@@ -199,7 +199,7 @@ MALFORMED = {
     ),
     "coco: boxes only": (
         "coco",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "_annotations.coco.json",
             lambda c: c["annotations"][0].update(segmentation=[]),
         ),
@@ -212,7 +212,7 @@ MALFORMED = {
     ),
     "coco: run lengths of another size": (
         "coco",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "_annotations.coco.json",
             lambda c: c["annotations"][1]["segmentation"].update(size=[5, 5]),
         ),
@@ -225,7 +225,7 @@ MALFORMED = {
     ),
     "coco: an annotation of no picture": (
         "coco",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "_annotations.coco.json", lambda c: c["annotations"][0].update(image_id=9)
         ),
         ("annotation 1", "found image_id 9", "expected one of `images`"),
@@ -262,7 +262,7 @@ MALFORMED = {
     ),
     "labelme: a line": (
         "labelme",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "photo 1.json", lambda c: c["shapes"][0].update(shape_type="linestrip")
         ),
         (
@@ -273,14 +273,14 @@ MALFORMED = {
     ),
     "labelme: two points": (
         "labelme",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "photo 1.json", lambda c: c["shapes"][0].update(points=[[1, 2], [3, 4]])
         ),
         ("shapes[0], points", "found 2 points", "expected at least 3 points"),
     ),
     "labelme: a path that leaves the folder": (
         "labelme",
-        lambda root: labels.edited(
+        lambda root: like.edit(
             root / "photo 1.json", lambda c: c.update(imagePath="..\\..\\secret.jpg")
         ),
         ("photo 1.json, imagePath", "leaves", "mend the path"),
@@ -292,9 +292,7 @@ MALFORMED = {
     ),
     "labelme: a mask that is none": (
         "labelme",
-        lambda root: labels.edited(
-            root / "photo 1.json", lambda c: c["shapes"][1].update(mask="!!")
-        ),
+        lambda root: like.edit(root / "photo 1.json", lambda c: c["shapes"][1].update(mask="!!")),
         ("shapes[1], mask", "expected a PNG in base64"),
     ),
     "masks: without a picture": (

@@ -211,12 +211,6 @@ def test_exclusions(tmp_path):
         opened("sa1b", root, exclude=tuple(f"sa_{n}" for n in range(1, 7)))
 
 
-def edit_json(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
 def test_area_filters(tmp_path):
     """Objects that are too small or large are not chosen; what is asked for is given all the same."""
     sa1b = like.sa1b(tmp_path / "sa1b", count=1)  # 48 of 600 pixels each
@@ -237,10 +231,10 @@ def test_area_filters(tmp_path):
 
 def test_quality_filters_of_sa1b(tmp_path):
     root = like.sa1b(tmp_path, count=1)
-    edit_json(root / "sa_1.json", lambda c: c["annotations"][1].update(predicted_iou=0.7))
+    like.edit(root / "sa_1.json", lambda c: c["annotations"][1].update(predicted_iou=0.7))
     assert opened("sa1b", root, min_predicted_iou=0.88).visible(0, 0) == (101,)
     assert opened("sa1b", root, min_stability_score=0.96).visible(0, 0) == ()
-    edit_json(root / "sa_1.json", lambda c: c["annotations"][1].pop("predicted_iou"))
+    like.edit(root / "sa_1.json", lambda c: c["annotations"][1].pop("predicted_iou"))
     with pytest.raises(DataError, match=r"sa_1\.json, annotation 102: predicted_iou is None"):
         opened("sa1b", root, min_predicted_iou=0.88).visible(0, 0)
     with pytest.raises(ConfigError, match="davis has no such score; only sa1b has"):
@@ -252,11 +246,11 @@ def test_stability_of_masklets(tmp_path):
     scores = [[0.5 + t / 10] for t in range(6)]
     for number in (1, 2):
         path = root / f"sav_000/sav_00000{number}_auto.json"
-        edit_json(path, lambda c: c.update(masklet_stability_score=scores))
+        like.edit(path, lambda c: c.update(masklet_stability_score=scores))
     both = opened("sav", root, annotations="both", min_stability_score=0.75)
     assert [3 in both.visible(0, t) for t in range(6)] == [False] * 3 + [True] * 3
     assert both.visible(0, 2) == (0, 1, 2)  # manual masklets have no score and are kept
-    edit_json(path, lambda c: c.pop("masklet_stability_score"))
+    like.edit(path, lambda c: c.pop("masklet_stability_score"))
     with pytest.raises(DataError, match=r"sav_000002_auto\.json: no masklet_stability_score"):
         opened("sav", root, annotations="both", min_stability_score=0.75).visible(1, 0)
 
@@ -273,7 +267,7 @@ def test_stability_of_masklets(tmp_path):
 )
 def test_the_step_between_annotations_is_that_of_the_data(tmp_path, facts, step):
     root = like.sav(tmp_path, videos=1)
-    edit_json(root / "sav_000/sav_000001_manual.json", lambda c: c.update(facts))
+    like.edit(root / "sav_000/sav_000001_manual.json", lambda c: c.update(facts))
     assert opened("sav", root).frame_numbers(0) == range(0, 6 * step, step)
     assert opened("sav", root, annotated_every=3).frame_numbers(0) == range(0, 18, 3)
 
@@ -281,7 +275,7 @@ def test_the_step_between_annotations_is_that_of_the_data(tmp_path, facts, step)
 @pytest.mark.parametrize("facts", [{"video_frame_count": 4.0}, {"fps": 48}, {"fps": -6}])
 def test_a_step_that_does_not_fit(tmp_path, facts):
     root = like.sav(tmp_path, videos=1)
-    edit_json(root / "sav_000/sav_000001_manual.json", lambda c: c.update(facts))
+    like.edit(root / "sav_000/sav_000001_manual.json", lambda c: c.update(facts))
     with pytest.raises(DataError, match=r"fit no step between its 6 annotated frames"):
         opened("sav", root).load(0)
     assert opened("sav", root, annotated_every=4).frame_count(0) == 6

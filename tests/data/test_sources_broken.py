@@ -2,7 +2,6 @@
 on their word."""
 
 import codecs
-import json
 import os
 import shutil
 import tarfile
@@ -20,13 +19,6 @@ from tests.data import lookalikes as like
 
 def opened(format, root, **fields):
     return open_dataset(DatasetSpec(format=format, root=str(root), **fields))
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 HUGE = {"size": [100_000, 10_000], "counts": [10**9]}
@@ -50,9 +42,11 @@ def rle_counts(run):
 @pytest.mark.parametrize("bomb", [HUGE, billion()])
 def test_a_mask_that_claims_a_billion_pixels_takes_no_memory(tmp_path, bomb):
     sa1b = like.sa1b(tmp_path / "sa1b", count=1)
-    edit(sa1b / "sa_1.json", lambda c: c["annotations"][0].update(segmentation=bomb))
+    like.edit(sa1b / "sa_1.json", lambda c: c["annotations"][0].update(segmentation=bomb))
     sav = like.sav(tmp_path / "sav", videos=1)
-    edit(sav / "sav_000/sav_000001_manual.json", lambda c: c["masklet"][2].__setitem__(0, bomb))
+    like.edit(
+        sav / "sav_000/sav_000001_manual.json", lambda c: c["masklet"][2].__setitem__(0, bomb)
+    )
     tracemalloc.start()
     with pytest.raises(DataError, match=r"sa_1\.json, annotation 101: the mask is 100000x10000"):
         opened("sa1b", sa1b).load(0)
@@ -83,11 +77,11 @@ def test_a_mask_that_claims_a_billion_pixels_takes_no_memory(tmp_path, bomb):
 )
 def test_broken_annotations(tmp_path, change, message):
     sa1b, coco = like.sa1b(tmp_path / "sa1b", count=1), like.coco_set(tmp_path / "coco")
-    edit(sa1b / "sa_1.json", lambda c: c["annotations"][0].update(change))
+    like.edit(sa1b / "sa_1.json", lambda c: c["annotations"][0].update(change))
     with pytest.raises(DataError, match=r"sa_1\.json, " + message.format(i=101)):
         opened("sa1b", sa1b).load(0)
     source = coco / "annotations/instances_val2017.json"
-    edit(source, lambda c: c["annotations"][0].update(change))
+    like.edit(source, lambda c: c["annotations"][0].update(change))
     with pytest.raises(DataError, match=r"instances_val2017\.json, " + message.format(i=7)):
         opened("coco", coco).load(0)
 
@@ -99,7 +93,7 @@ def test_an_id_that_is_no_whole_number(tmp_path, number):
         (sa1b / "sa_1.json", lambda: opened("sa1b", sa1b)),
         (coco / "annotations/instances_val2017.json", lambda: opened("coco", coco)),
     ):
-        edit(path, lambda c: c["annotations"][0].update(id=number))
+        like.edit(path, lambda c: c["annotations"][0].update(id=number))
         with pytest.raises(DataError, match=rf"{path.name}.*: id is {number!r}, expected a whole"):
             open_it().load(0)
 
@@ -108,9 +102,9 @@ def test_a_picture_outside_the_root(tmp_path):
     root = like.coco_set(tmp_path / "coco")
     like.save(tmp_path / "secret.jpg", like.picture(1))
     source = root / "annotations/instances_val2017.json"
-    edit(source, lambda c: c["annotations"][0].update(image_id=10))
+    like.edit(source, lambda c: c["annotations"][0].update(image_id=10))
     for path in ("../../secret.jpg", str(tmp_path / "secret.jpg"), "..\\secret.jpg"):
-        edit(source, lambda c, p=path: c["images"][1].update(file_name=p))
+        like.edit(source, lambda c, p=path: c["images"][1].update(file_name=p))
         dataset = opened("coco", root)  # the other picture can be read
         outside = [i for i, name in enumerate(dataset.names) if "secret" in name]
         with pytest.raises(
@@ -123,12 +117,12 @@ def test_a_picture_outside_the_root(tmp_path):
 def test_coco_pictures_of_one_name_and_annotations_of_one_id(tmp_path):
     root = like.coco_set(tmp_path)
     source = root / "annotations/instances_val2017.json"
-    edit(source, lambda c: c["annotations"].append({**c["annotations"][0], "image_id": 10}))
+    like.edit(source, lambda c: c["annotations"].append({**c["annotations"][0], "image_id": 10}))
     dataset = opened("coco", root)
     dataset.load(0)
     with pytest.raises(DataError, match="annotation 7: the id is there twice"):
         dataset.load(1)
-    edit(source, lambda c: c["images"][1].update(file_name="other/000000000009.jpg"))
+    like.edit(source, lambda c: c["images"][1].update(file_name="other/000000000009.jpg"))
     with pytest.raises(DataError, match="pictures 9 and 10 are both called 000000000009"):
         opened("coco", root)
 
@@ -204,17 +198,17 @@ def test_one_broken_video_does_not_keep_the_others_from_being_listed(tmp_path):
 def test_masks_that_do_not_add_up_and_null_masks(tmp_path):
     root = like.sav(tmp_path, videos=1)
     path = root / "sav_000/sav_000001_manual.json"
-    edit(path, lambda c: [row.__setitem__(1, None) for row in c["masklet"]])
+    like.edit(path, lambda c: [row.__setitem__(1, None) for row in c["masklet"]])
     dataset = opened("sav", root)
     assert dataset.visible(0, 3) == (0, 2)
     assert not dataset.masks(0, 3, [1], (like.H, like.W)).any()
-    edit(path, lambda c: c["masklet"][1][0].update(counts="abc"))
+    like.edit(path, lambda c: c["masklet"][1][0].update(counts="abc"))
     with pytest.raises(DataError, match=r"masklet\[1\]\[0\]: the run"):
         opened("sav", root).load(0)
-    edit(path, lambda c: c["masklet"].__setitem__(1, None))
+    like.edit(path, lambda c: c["masklet"].__setitem__(1, None))
     with pytest.raises(DataError, match=r"masklet\[1\] is None\), expected"):
         opened("sav", root).load(0)
-    edit(path, lambda c: c["masklet"].__setitem__(1, []))
+    like.edit(path, lambda c: c["masklet"].__setitem__(1, []))
     with pytest.raises(DataError, match=r"`masklet` has rows of \[0, 3\] objects"):
         opened("sav", root).load(0)
     assert np.isfinite(opened("sav", root, annotations="auto").load(0).masks.mean())

@@ -1,8 +1,6 @@
 """Data sets of three healthy items in every format, and tools to harm them."""
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +55,7 @@ def _coco(root: Path) -> Path:
                 {**row, "id": 10 * picture + n, "image_id": picture} for n, row in enumerate(rows)
             ]
 
-    edit(root / "annotations/instances_val2017.json", more)
+    like.edit(root / "annotations/instances_val2017.json", more)
     return root
 
 
@@ -67,12 +65,6 @@ def _folder(root: Path) -> Path:
         shutil.copyfile(root / "images/cat.JPG", root / f"images/{name}.jpg")
         shutil.copyfile(root / "masks/cat.png", root / f"masks/{name}.png")
     return root
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def cut(path: Path, share: float = 0.5) -> None:

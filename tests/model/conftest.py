@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.sam2 import SAM2
+from model.sam2 import SAM2, build_sam2
 from tests.golden.reader import golden_model
 
 
@@ -13,6 +13,13 @@ from tests.golden.reader import golden_model
 def micro_golden() -> SAM2:
     """Golden weights in eval mode. Tests that change it must change it back."""
     return golden_model()
+
+
+@pytest.fixture(scope="module")
+def network() -> SAM2:
+    """Untrained weights, those of seed 0."""
+    torch.manual_seed(0)
+    return build_sam2("micro")
 
 
 @pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])

@@ -23,12 +23,6 @@ SECOND = np.ascontiguousarray(IMAGE[:-6, ::-1])
 """The other picture of the stored batch: mirrored, six rows lower."""
 
 
-@pytest.fixture(scope="module")
-def network() -> SAM2:
-    torch.manual_seed(0)
-    return build_sam2("micro")
-
-
 @pytest.fixture(params=["", "dyn/"])
 def prefix(request: pytest.FixtureRequest) -> str:
     """Stored without and with the fallback to a more stable mask."""

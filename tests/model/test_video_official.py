@@ -11,15 +11,9 @@ import torch
 from PIL import Image
 
 from model.official.video import SAM2VideoPredictor
-from model.sam2 import SAM2, build_sam2
+from model.sam2 import SAM2
 from pipeline.errors import DataError
 from tests.model.videos import VIDEO, box_shape, noise, stored_video
-
-
-@pytest.fixture(scope="module")
-def network() -> SAM2:
-    torch.manual_seed(0)
-    return build_sam2("micro")
 
 
 def check(key: str, found: list[Any]) -> None:

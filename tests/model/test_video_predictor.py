@@ -10,17 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.sam2 import SAM2, build_sam2
+from model.sam2 import SAM2
 from model.video_predictor import VideoPredictor, track_video
 from model.video_store import Answer, Shelf
 from pipeline.errors import DataError
 from tests.model.videos import VIDEO, box_shape, noise, stored_video
-
-
-@pytest.fixture(scope="module")
-def network() -> SAM2:
-    torch.manual_seed(0)
-    return build_sam2("micro")
 
 
 @pytest.mark.parametrize(

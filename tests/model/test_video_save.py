@@ -19,12 +19,6 @@ from pipeline.errors import CheckpointError, DataError, StorageError
 from tests.model.videos import box_shape, noise
 
 
-@pytest.fixture(scope="module")
-def network() -> SAM2:
-    torch.manual_seed(0)
-    return build_sam2("micro")
-
-
 def begin(predictor: VideoPredictor) -> VideoSession:
     """Stops in the middle of a second propagation, with a prompt of which nothing is made yet."""
     session = predictor.session(noise(12))

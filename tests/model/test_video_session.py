@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.sam2 import SAM2, build_sam2
+from model.sam2 import SAM2
 from model.video_masks import FrameMasks
 from model.video_predictor import VideoPredictor
 from model.video_session import VideoSession
@@ -28,12 +28,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "allcond": {"stability_fallback": False},
 }
-
-
-@pytest.fixture(scope="module")
-def network() -> SAM2:
-    torch.manual_seed(0)
-    return build_sam2("micro")
 
 
 def check(key: str, found: Iterable[FrameMasks]) -> None:

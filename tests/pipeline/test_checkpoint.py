@@ -182,16 +182,11 @@ def test_a_digest_mismatch_names_both(tmp_path: Path) -> None:
     assert digest in str(raised.value) and "0" * 64 in str(raised.value)
 
 
-class Bomb:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (os.environ["BOMB_MARK"],)
-
-
 def test_pickled_code_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "executed"
     monkeypatch.setenv("BOMB_MARK", str(mark))
-    torch.save({"format": 1, "model": Bomb()}, tmp_path / "bomb.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    torch.save({"format": 1, "model": toy.Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(toy.Bomb(), protocol=2))
     _, state = toy.fresh()
     for name in ("bomb.pt", "plain.pt"):
         with pytest.raises(CheckpointError, match=r"was not loaded|cannot be read"):

@@ -1,6 +1,7 @@
 """A network of a few numbers, its data and its task: enough for the loop to show what it
 promises."""
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -90,3 +91,10 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (os.environ["BOMB_MARK"],)

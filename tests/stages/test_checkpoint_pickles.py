@@ -2,7 +2,6 @@
 whoever writes the file can write them too."""
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -25,13 +24,6 @@ from tests.pipeline import toy
 from tests.stages.conftest import Workshop
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (os.environ["BOMB_MARK"],)
-
-
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is there once code has run."""
@@ -40,7 +32,7 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_bomb_works(mark: Path) -> None:
-    pickle.loads(pickle.dumps(Bomb()))
+    pickle.loads(pickle.dumps(toy.Bomb()))
     assert mark.is_dir()
 
 
@@ -62,7 +54,7 @@ Writer = Callable[[Path, Any], None]
 def test_in_a_training_checkpoint(tmp_path: Path, mark: Path, part: str, write: Writer) -> None:
     _, state = toy.fresh()
     path = checkpoint.save(state, tmp_path)
-    write(path, {**checkpoint.read(path), part: Bomb()})
+    write(path, {**checkpoint.read(path), part: toy.Bomb()})
     with pytest.raises(CheckpointError, match=r"was not loaded|cannot be read"):
         checkpoint.load(state, path)
     assert not mark.exists()
@@ -74,7 +66,7 @@ def test_in_a_checkpoint_listed_with_its_digest(tmp_path: Path, mark: Path, writ
     looked at."""
     _, state = toy.fresh()
     path = checkpoint.save(state, tmp_path / "run")
-    write(path, {"format": 1, "step": 0, "model": Bomb()})
+    write(path, {"format": 1, "step": 0, "model": toy.Bomb()})
     row = {"file": path.name, "step": 0, "sha256": sha256(path), "bytes": path.stat().st_size}
     manifest = json.dumps({"format": 1, "checkpoints": [row]})
     (tmp_path / "run" / MANIFEST).write_text(manifest)
@@ -99,7 +91,7 @@ def test_in_a_folder_of_parts(tmp_path: Path, mark: Path, name: str, write: Writ
     torch.save({'["model", "w"]': torch.ones(1)}, folder / "part-00000.pt")
     torch.save({"format": 1, "model": {}}, folder / "plain.pt")
     assert checkpoint.read(folder)["model"]["w"].item() == 1.0
-    write(folder / name, {'["model", "w"]': Bomb()})
+    write(folder / name, {'["model", "w"]': toy.Bomb()})
     if name == ".metadata":
         checkpoint.read(folder)
     else:
@@ -126,7 +118,7 @@ def test_an_index_names_no_code_and_no_other_folder(tmp_path: Path) -> None:
 def test_in_weights_from_outside(tmp_path: Path, mark: Path, name: str, write: Writer) -> None:
     """Whatever they call themselves: the content decides, and none of it is run."""
     path = tmp_path / name
-    write(path, {"model": Bomb()})
+    write(path, {"model": toy.Bomb()})
     with pytest.raises(CheckpointError):
         load_checkpoint(path, build_sam2(preset("micro")))
     assert not mark.exists()
@@ -140,7 +132,7 @@ def test_in_what_a_stage_starts_from(
     from mlflow import MlflowClient
 
     path = tmp_path / "model.pt"
-    write(path, {"model": Bomb()})
+    write(path, {"model": toy.Bomb()})
     client = MlflowClient(tracking_uri=workshop.uri)
     experiment = client.get_experiment_by_name("others")
     number = experiment.experiment_id if experiment else client.create_experiment("others")

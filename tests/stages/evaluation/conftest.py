@@ -1,4 +1,4 @@
-"""The reference evaluator's synthetic videos, as arrays and as folders."""
+"""The reference evaluator's synthetic videos, as arrays and as folders; and a predictor."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from model import ImagePredictor
+from model.sam2 import build_sam2
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 PALETTE = [value for index in range(256) for value in (index, 255 - index, index * 7 % 256)]
@@ -60,3 +64,10 @@ class Golden:
 def golden() -> Golden:
     results = json.loads((GOLDEN / "m_jf_results.json").read_text())
     return Golden(np.load(GOLDEN / "m_jf.npz"), results)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> ImagePredictor:
+    """Of untrained weights, those of seed 0."""
+    torch.manual_seed(0)
+    return ImagePredictor(build_sam2("micro"))

@@ -1,11 +1,9 @@
 """Evaluation stops at the first item it cannot read: a score of fewer is another score."""
 
 import pytest
-import torch
 
 from data.sources import open_dataset
 from data.spec import KINDS
-from model import ImagePredictor, build_sam2
 from pipeline.errors import DataError
 from stages.evaluation.image import evaluate_images
 from stages.evaluation.jf import Protocol
@@ -14,12 +12,6 @@ from tests.data.breakage import ITEMS
 from tests.data.test_broken_data_table import broken_set
 
 KIND = {name: KINDS[case.format.split()[0]] for name, case in ITEMS.items()}
-
-
-@pytest.fixture(scope="module")
-def predictor() -> ImagePredictor:
-    torch.manual_seed(0)
-    return ImagePredictor(build_sam2("micro"))
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KIND.items() if kind == "image"])

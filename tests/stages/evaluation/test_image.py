@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from data.types import Clip
-from model.image_predictor import ImagePredictor, MaskAnswer
-from model.sam2 import build_sam2
+from model.image_predictor import MaskAnswer
 from pipeline.errors import DataError
 from stages.evaluation import image
 from stages.evaluation.image import (
@@ -82,12 +81,6 @@ class Pictures:
         picture = np.random.default_rng(index).integers(0, 256, (*masks.shape[1:], 3), np.uint8)
         ids = tuple(range(len(masks)))
         return Clip(self.names[index], self.name, picture[None], masks[None], ids, (0,))
-
-
-@pytest.fixture(scope="module")
-def predictor() -> ImagePredictor:
-    torch.manual_seed(0)
-    return ImagePredictor(build_sam2("micro"))
 
 
 def test_objects_of_all_pictures_count_alike(predictor, monkeypatch):

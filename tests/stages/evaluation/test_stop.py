@@ -16,13 +16,6 @@ from stages.evaluation.sharing import share_out
 from stages.evaluation.video import Task, sam2_tracker
 
 
-@pytest.fixture(autouse=True)
-def forget_stops() -> Iterator[None]:
-    reset_stop()
-    yield
-    reset_stop()
-
-
 def test_it_ends_between_two_items_and_starts_over() -> None:
     scored: list[int] = []
 
