@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,15 +70,13 @@ def note_failure(
     write_json(failure_path(logs, rank if noted_by is None else noted_by), asdict(failure))
 
 
-def noted_failures(logs: str | Path, since: float) -> Iterator[tuple[int, Failure]]:
-    """(rank, failure) of those noted after `since`; the rank that is to blame may be another."""
+def noted_failures(logs: str | Path) -> dict[int, Failure]:
+    """What each rank noted that failed; the rank that is to blame may be another."""
+    found = {}
     for path in Path(logs).glob("failure-*.json"):
-        try:
-            failure = Failure(**(read_json(path) or {}))
-        except TypeError:  # another rank is writing it
-            continue
-        if failure.time >= since:
-            yield int(path.stem.removeprefix("failure-")), failure
+        with suppress(TypeError):  # written by another version, or gone meanwhile
+            found[int(path.stem.removeprefix("failure-"))] = Failure(**(read_json(path) or {}))
+    return found
 
 
 def note_end(folder: str | Path, logs: str | Path, error: BaseException | None) -> None:

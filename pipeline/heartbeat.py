@@ -34,6 +34,10 @@ FIRST_DATA = 0.2
 where all of them are made at the same time, and then come in bursts."""
 SETTLED = WARM + 3
 """So many times a phase has to have ended before it is known how long it takes."""
+BEAT_SECONDS = 20.0
+"""A job that nobody vouches for is dead when its heartbeat rests for so long, and"""
+REST_SECONDS = 3600.0
+"""without a look when it is so old: no two clocks differ by that."""
 STEP_PHASES = ("data", "forward", "backward", "reduce", "optimiser", "agreement", "read")
 """Those that come in every step and take about the same time in each."""
 TRACER = f"{os.sep}_dynamo{os.sep}convert_frame.py"
@@ -148,6 +152,10 @@ class Pulse:
             host=socket.gethostname(),
         )  # fmt: skip
 
+    def waits_for_others(self, seconds: float) -> bool:
+        """Whether the process is in a collective, and in its phase for longer than that."""
+        return bool(self._beat.collective) and time.monotonic() - self._since > seconds
+
     def limit(self) -> float:
         """Seconds the present phase may take: `hang_seconds`, more where it took long before, and
         `start_seconds` the first times and while torch compiles."""
@@ -190,6 +198,27 @@ def read_beat(folder: str | Path, rank: int = 0) -> Beat | None:
         return Beat(**values) if values else None
     except TypeError:  # written by another version
         return None
+
+
+def beats(folder: str | Path) -> bool:
+    """Whether the heart of the job in `folder` beats: its file changes while we watch. When it was
+    written says little, as clocks differ."""
+    before, until = _written(folder), time.monotonic() + BEAT_SECONDS
+    if time.time() - before / 1e9 > REST_SECONDS:
+        return False
+    while time.monotonic() < until:
+        if _written(folder) != before:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _written(folder: str | Path) -> int:
+    """When rank 0's was written last, ns since 1970; 0 when it never was."""
+    try:
+        return beat_path(folder, 0).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _compiling() -> bool:

@@ -24,9 +24,9 @@ from pipeline.backends import Backend, Handle, is_secondary
 from pipeline.claim import claim
 from pipeline.errors import StageError
 from pipeline.failure import Failure, read_ended
-from pipeline.heartbeat import read_beat
+from pipeline.heartbeat import beats, read_beat
 from pipeline.intent import read_handle
-from pipeline.job import HEARTBEAT_FILE, LEASE_FILE, STOP_FILE
+from pipeline.job import LEASE_FILE, STOP_FILE
 from pipeline.owner import Owner
 from pipeline.private import make_private
 from pipeline.progress import Progress, read_progress
@@ -43,10 +43,6 @@ LOST_RANK_SECONDS = 10.0
 """How long the other ranks may go on after one has failed."""
 LEASE_SECONDS = 10.0
 """How often the launching process says that it is still there."""
-BEAT_SECONDS = 20.0
-"""A job the scheduler has forgotten is dead when its heartbeat rests for so long."""
-SILENT_SECONDS = 3600.0
-"""It is dead without a look when its heartbeat is so old: no two clocks differ by that."""
 REST_SECONDS = 60.0
 """How long a job may go on after its result is written."""
 LIVES = 3
@@ -188,23 +184,7 @@ def _alive(backend: Backend, handle: Handle) -> bool:
         return True
     if backend.launcher == "local" or backend.has_ended(handle):
         return False
-    before, until = _beat(handle), time.monotonic() + BEAT_SECONDS
-    if time.time() - before / 1e9 > SILENT_SECONDS:
-        return False
-    while time.monotonic() < until:
-        if _beat(handle) != before:
-            return True
-        time.sleep(0.5)
-    return False
-
-
-def _beat(handle: Handle) -> int:
-    """When the heart of the job beat last; 0 when it never did. Clocks differ, so only changes
-    mean something."""
-    try:
-        return (Path(handle.folder) / HEARTBEAT_FILE).stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+    return beats(handle.folder)
 
 
 def _watch(

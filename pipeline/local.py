@@ -21,7 +21,8 @@ from pipeline.backends import Attempt, Handle, JobState, import_environment
 from pipeline.environment import free_cores, free_port
 from pipeline.errors import StageError
 from pipeline.failure import read_ended
-from pipeline.job import HEARTBEAT_FILE, Job, is_alive
+from pipeline.heartbeat import beats
+from pipeline.job import Job, is_alive
 from pipeline.owner import boot_id
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
@@ -168,10 +169,9 @@ class LocalBackend(Attempt):
 
 
 def _beats_elsewhere(handle: Handle) -> bool:
-    """A local job of another machine: False when its heartbeat has stopped, else an error, as we
+    """A local job of another machine: False when its heart does not beat, else an error, as we
     cannot reach it."""
-    beat = Path(handle.folder) / HEARTBEAT_FILE
-    if not beat.is_file() or time.time() - beat.stat().st_mtime > 60:
+    if not beats(handle.folder):
         return False
     raise StageError(
         f"{handle.folder}: this stage is running on {handle.host} (process {handle.pid}); "

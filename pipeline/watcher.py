@@ -22,8 +22,8 @@ from typing import TextIO
 
 from pipeline.errors import StageError, StorageError
 from pipeline.failure import note_failure, noted_failures
-from pipeline.hang import find_hang
-from pipeline.heartbeat import Beat, beat_path, pulse, read_beat, write_beat
+from pipeline.hang import Peers, find_hang
+from pipeline.heartbeat import beat_path, pulse, write_beat
 from pipeline.owner import Owner, process_identity
 from pipeline.stop import request_stop, stop_reason
 from pipeline.storage import read_json, write_json
@@ -50,11 +50,12 @@ class Watcher(threading.Thread):
         super().__init__(name="watcher", daemon=True)
         self.folder, self.logs, self.rank, self.size = folder, logs, rank, size
         self.local, self.leased = local, leased
-        self.parent, self.ended, self.began = os.getppid(), threading.Event(), time.time()
+        self.parent, self.ended = os.getppid(), threading.Event()
         self.next_lease = self.next_beat = 0.0
         self.renewed, self.renewed_at = 0, time.monotonic()
         self.end_at = self.peer_end_at = float("inf")
         beat_path(folder, rank).unlink(missing_ok=True)
+        self.peers, self.earlier_failures = Peers(folder, rank, size), noted_failures(logs)
 
     def close(self) -> None:
         """The work is done; stop looking, and finish the heartbeat that is being written: a process
@@ -92,7 +93,9 @@ class Watcher(threading.Thread):
             self.next_beat = now + HEARTBEAT_SECONDS
             write_beat(self.folder, pulse.now(self.rank))
             self._guard(stacks)
-            self._look_at_peers(now)
+            self._look_at_failures(now)
+            if pulse.waits_for_others(HEARTBEAT_SECONDS):
+                self.peers.look()  # when it comes to blame, it is known who is silent since when
         self._look_for_hang()
         if now > self.peer_end_at:
             self._end()
@@ -130,19 +133,20 @@ class Watcher(threading.Thread):
         if now > self.end_at and self.local:
             self._end()
 
-    def _look_at_peers(self, now: float) -> None:
-        """Give this rank some seconds when another one has failed."""
+    def _look_at_failures(self, now: float) -> None:
+        """Give this rank some seconds when another one has failed in this life of the job."""
         if self.size == 1:
             return
-        for rank, failure in noted_failures(self.logs, since=self.began):
-            if rank != self.rank and not failure.stopped:
+        for rank, failure in noted_failures(self.logs).items():
+            earlier = failure == self.earlier_failures.get(rank)
+            if rank != self.rank and not failure.stopped and not earlier:
                 self.peer_end_at = min(self.peer_end_at, now + PEER_SECONDS)
 
     def _look_for_hang(self) -> None:
         own = pulse.now(self.rank)
         if not own.overdue:
             return
-        hang = find_hang(own, self._beats(), self.size)
+        hang = find_hang(own, self.peers.look(), self.size)
         if hang is None:
             return
         write_beat(self.folder, own)
@@ -150,15 +154,6 @@ class Watcher(threading.Thread):
         with suppress(StorageError):
             note_failure(self.logs, hang.rank, error, noted_by=self.rank)
         self._end()
-
-    def _beats(self) -> dict[int, Beat]:
-        """The other ranks' last words, as far as they are of this life."""
-        found = {rank: read_beat(self.folder, rank) for rank in range(self.size)}
-        return {
-            rank: beat
-            for rank, beat in found.items()
-            if rank != self.rank and beat is not None and beat.time >= self.began
-        }
 
     def _end(self) -> None:
         """Leave the stacks, let the other ranks leave theirs, and end everything."""

@@ -1,17 +1,23 @@
 """What a rank says of itself, what counts as a hang, and whose fault it is."""
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline import heartbeat
-from pipeline.hang import find_hang
-from pipeline.heartbeat import Beat, Pulse, read_beat, write_beat
+from pipeline import failure, heartbeat
+from pipeline import watcher as watching
+from pipeline.errors import StageError
+from pipeline.failure import note_failure
+from pipeline.hang import Peer, Peers, find_hang
+from pipeline.heartbeat import Beat, Pulse, beats, read_beat, write_beat
+from pipeline.watcher import Watcher
 
 
 class Clock:
@@ -131,11 +137,10 @@ def test_time_in_which_the_process_did_not_run_does_not_count(clock: Clock) -> N
         assert not pulse.now(0).overdue
 
 
-def beat(rank: int, number: int, inside: bool, seconds: float = 50.0, age: float = 0.0) -> Beat:
+def beat(rank: int, number: int, inside: bool, seconds: float = 50.0) -> Beat:
     return Beat(
         rank=rank, step=7, phase="reduce" if inside else "data", seconds=seconds, limit=45.0,
-        collective="sum" if inside else "", number=number, time=time.time() - age,
-        detail="" if inside else "clip 3",
+        collective="sum" if inside else "", number=number, detail="" if inside else "clip 3",
     )  # fmt: skip
 
 
@@ -145,13 +150,67 @@ def test_who_is_to_blame() -> None:
     assert alone is not None and (alone.rank, alone.message) == (
         0, "hangs: step 7, data for 50 s (clip 3)"
     )  # fmt: skip
-    found = find_hang(waiting, {1: beat(1, 8, inside=False)}, 2)
+    found = find_hang(waiting, {1: Peer(beat(1, 8, inside=False))}, 2)
     assert found is not None and found.rank == 1 and "data" in found.message
-    patient = find_hang(waiting, {1: beat(1, 8, inside=False, seconds=40.0)}, 2)
+    patient = find_hang(waiting, {1: Peer(beat(1, 8, inside=False, seconds=40.0))}, 2)
     assert patient is None, "the other one may still be within its time"
-    frozen = find_hang(waiting, {1: beat(1, 8, inside=False, seconds=1.0, age=40.0)}, 2)
+    frozen = find_hang(waiting, {1: Peer(beat(1, 8, inside=False, seconds=1.0), 40.0)}, 2)
     assert frozen is not None and frozen.rank == 1 and "no sign of life for 40 s" in frozen.message
-    network = find_hang(waiting, {1: beat(1, 9, inside=True)}, 2)
+    network = find_hang(waiting, {1: Peer(beat(1, 9, inside=True))}, 2)
     assert network is not None and "all 2 ranks are in a collective" in network.message
     absent = find_hang(waiting, {}, 2)
     assert absent is not None and absent.rank == 1 and "has not begun" in absent.message
+
+
+@pytest.mark.parametrize("wrong", [-3600.0, 0.0, 3600.0])
+def test_the_clocks_of_other_machines_do_not_matter(
+    tmp_path: Path, clock: Clock, wrong: float
+) -> None:
+    """Rank 1 lives, rank 2 froze, rank 3 left its word in an earlier life; all by a wrong clock."""
+    said = time.time() + wrong
+
+    def speak(rank: int) -> None:
+        write_beat(tmp_path, replace(beat(rank, 8, inside=False, seconds=1.0), time=said + clock()))
+
+    speak(3)
+    peers = Peers(tmp_path, 0, 4)
+    assert peers.look() == {}
+    speak(2)
+    for clock.now in range(0, 45, 5):
+        speak(1)
+        found = peers.look()
+    assert {rank: peer.silent for rank, peer in found.items()} == {1: 0.0, 2: 40.0}
+    waiting = beat(0, 9, inside=True)
+    hang = find_hang(waiting, {1: found[1], 2: found[2]}, 3)
+    assert hang is not None and "no sign of life for 40 s" in hang.message and hang.rank == 2
+    hang = find_hang(waiting, {1: found[1]}, 2)
+    assert hang is None, "it is not overdue, and speaks"
+
+
+@pytest.mark.parametrize("wrong", [-3600.0, 3600.0])
+def test_a_failure_of_an_earlier_life_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(failure.time, "time", lambda: now + wrong)
+    note_failure(tmp_path, 1, StageError("connection closed by peer"))
+    watcher = Watcher(tmp_path, tmp_path, 0, 2, local=False, leased=False)
+    watcher._look_at_failures(0.0)
+    assert watcher.peer_end_at == float("inf")
+    note_failure(tmp_path, 1, StageError("connection closed by peer again"))
+    watcher._look_at_failures(0.0)
+    assert watcher.peer_end_at == watching.PEER_SECONDS
+
+
+def test_a_heart_beats_when_its_file_changes_whatever_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 1.2)
+    assert not beats(tmp_path)
+    file = tmp_path / "heartbeat"
+    file.touch()
+    os.utime(file, (0, time.time() - 1800))
+    assert not beats(tmp_path)
+    with ThreadPoolExecutor(1) as job:
+        job.submit(lambda: (time.sleep(0.2), os.utime(file, (0, time.time() - 1795))))
+        assert beats(tmp_path)

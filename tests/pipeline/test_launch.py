@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -231,8 +232,20 @@ def test_a_job_on_another_machine_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "handle.json"
     values = json.loads(path.read_text()) | {"host": "elsewhere"}
     path.write_text(json.dumps(values))
-    (tmp_path / "heartbeat").touch()
-    with pytest.raises(StageError, match="running on elsewhere"):
-        launch(jobs.square, 1, tmp_path, LOCAL, name="stage")
-    os.utime(tmp_path / "heartbeat", (0, 0))
+    beat, over = tmp_path / "heartbeat", threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(0.1):
+            os.utime(beat, (0, time.time() - 600))  # its clock is late
+
+    beat.touch()
+    heart = threading.Thread(target=go_on)
+    heart.start()
+    try:
+        with pytest.raises(StageError, match="running on elsewhere"):
+            launch(jobs.square, 1, tmp_path, LOCAL, name="stage")
+    finally:
+        over.set()
+        heart.join()
+    os.utime(beat, (0, 0))
     assert launch(jobs.square, 2, tmp_path, LOCAL, name="stage") == 4

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import launch as launching
-from pipeline import queue, slurm
+from pipeline import heartbeat, queue, slurm
 from pipeline.array import launch_array
 from pipeline.errors import ConfigError, StageError
 from pipeline.launch import launch, read_handle
@@ -45,7 +44,7 @@ pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """This SLURM may be asked more often than one that others use, too."""
     set_patience(monkeypatch, 2.0, 0.5)
-    monkeypatch.setattr(launching, "BEAT_SECONDS", 6.0)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 6.0)
 
 
 def set_patience(monkeypatch: pytest.MonkeyPatch, queue_seconds: float, pause: float) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import launch as launching
-from pipeline import queue, slurm, submission
+from pipeline import heartbeat, queue, slurm, submission
 from pipeline.errors import ConfigError, StageError
 from pipeline.intent import read_handle, read_intent, write_handle, write_intent
 from pipeline.launch import launch, running_job
@@ -34,7 +33,7 @@ def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sched
     monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 1.0)
     monkeypatch.setattr(submission, "LOOK_PAUSE", 0.1)
     monkeypatch.setattr(submission, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(launching, "BEAT_SECONDS", 8.0)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 8.0)
     monkeypatch.setattr(queue, "QUEUE", queue.Queue())
     monkeypatch.setattr(slurm, "QUEUE", queue.QUEUE)
     here = Scheduler(folder)
@@ -211,10 +210,10 @@ def test_completed_says_nothing_about_a_job_that_crashed(
     scheduler.fault("segfault")
     with pytest.raises(StageError, match=r"ended without a word; SLURM says COMPLETED"):
         launch(jobs.square, 3, tmp_path / "a", CONFIG, name="stage")
-    monkeypatch.setattr(launching, "BEAT_SECONDS", 1e9)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 1e9)
     beat = tmp_path / "a" / "heartbeat"
     beat.touch()
-    os.utime(beat, (0, time.time() - launching.SILENT_SECONDS - 1))
+    os.utime(beat, (0, time.time() - heartbeat.REST_SECONDS - 1))
     assert running_job(tmp_path / "a", CONFIG) is None, "it has rested for too long"
 
 
