@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real data, where there is one."""
+"""What all tests share: the folder of real data, where there is one, and what takes seconds to make."""
 
 import os
 from collections.abc import Iterator
@@ -27,6 +27,18 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     found = Zygote(tmp_path_factory.mktemp("zygote"))
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of an MLflow store with the experiment `sam2`; it takes seconds to make."""
+    from pipeline.tracking import prepare_store  # imports MLflow, which few tests need
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder / 'deep' / 'mlflow.db'}"
+    first = prepare_store(uri, "sam2", folder / "artifacts")
+    assert prepare_store(uri, "sam2", folder / "artifacts") == first
+    return uri
 
 
 @pytest.fixture(scope="session", autouse=True)

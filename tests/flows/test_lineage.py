@@ -13,7 +13,7 @@ from pipeline import replay
 from pipeline.errors import CheckpointError, ConfigError, StorageError
 from pipeline.registry import move_alias, register
 from pipeline.replay import waiting
-from pipeline.tracking import fetch_checkpoint, prepare_store, publish_checkpoint
+from pipeline.tracking import fetch_checkpoint, publish_checkpoint
 from stages.contract import CheckpointRef, StageResult, StageSpec, write_result, write_spec
 from stages.record import open_stage_run
 
@@ -52,14 +52,6 @@ def done(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("runs")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    prepare_store(uri, "sam2", folder / "artifacts")
-    return uri
-
-
-@pytest.fixture(scope="module")
 def chain(store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CheckpointRef]:
     """A run of two stages on weights from outside, the last one registered as `joint`."""
     run = tmp_path_factory.mktemp("chain") / "run"
@@ -67,9 +59,9 @@ def chain(store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, C
     first = done(run, "image", store, outside)
     last = done(run, "joint", store, first)
     number = register(
-        store, "sam2-micro", last.uri, sha256=last.sha256, run_id=last.run_id, tags={"run": "run"}
+        store, "sam2-lineage", last.uri, sha256=last.sha256, run_id=last.run_id, tags={"run": "run"}
     )
-    move_alias(store, "sam2-micro", "joint", number)
+    move_alias(store, "sam2-lineage", "joint", number)
     return run, last
 
 
@@ -102,7 +94,7 @@ def test_every_name_of_a_checkpoint_leads_to_the_same_tree(store: str, chain, tm
         str(copy),
     ):
         require_chain(trace(name, store), last)
-    for name in ("models:/sam2-micro@joint", "models:/sam2-micro/1"):
+    for name in ("models:/sam2-lineage@joint", "models:/sam2-lineage/1"):
         version = trace(name, store)
         assert (version.kind, version.facts["aliases"]) == ("version", "joint")
         require_chain(version.made_from[0], last)
@@ -137,12 +129,12 @@ def test_the_command_draws_a_tree_or_json(
     drawn = capsys.readouterr().out
     for words in ("checkpoint model.pt", "stage joint", "└──", "from outside", last.sha256[:12]):
         assert words in drawn
-    assert main(["lineage", "models:/sam2-micro@joint", "--tracking", store, "--json"]) == 0
+    assert main(["lineage", "models:/sam2-lineage@joint", "--tracking", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["made_from"][0]["facts"]["sha256"] == last.sha256
     assert main(["sync", str(run)]) == 0
     assert "nothing waits" in capsys.readouterr().out
-    assert main(["lineage", "models:/sam2-micro@nope", "--tracking", store]) == 2
-    assert "has no such alias of sam2-micro" in capsys.readouterr().err
+    assert main(["lineage", "models:/sam2-lineage@nope", "--tracking", store]) == 2
+    assert "has no such alias of sam2-lineage" in capsys.readouterr().err
 
 
 def test_unknown_names_say_what_was_expected(store: str, chain, tmp_path: Path):
@@ -152,8 +144,8 @@ def test_unknown_names_say_what_was_expected(store: str, chain, tmp_path: Path):
     stray.write_text("of nobody")
     for name, error, words in (
         ("nowhere", ConfigError, "no such file or folder; expected models:/"),
-        ("models:/sam2-micro", ConfigError, "expected models:/NAME@ALIAS"),
-        ("models:/sam2-micro/99", CheckpointError, "no such version"),
+        ("models:/sam2-lineage", ConfigError, "expected models:/NAME@ALIAS"),
+        ("models:/sam2-lineage/99", CheckpointError, "no such version"),
         ("runs:/0123", CheckpointError, "has no run 0123"),
         (f"runs:/{last.run_id}/checkpoints/x.pt", CheckpointError, "it published model.pt"),
         (str(stray), CheckpointError, "no run on record"),
@@ -168,7 +160,7 @@ def test_asking_makes_no_database(tmp_path: Path):
     (tmp_path / "x.pt").write_text("of nobody")
     for name, error in (
         (str(tmp_path / "x.pt"), CheckpointError),
-        ("models:/sam2-micro@joint", StorageError),
+        ("models:/sam2-lineage@joint", StorageError),
         ("runs:/0123", StorageError),
     ):
         with pytest.raises(error, match=r"mlflow\.db"):
@@ -192,7 +184,7 @@ def test_sync_needs_something_to_send_and_somewhere_to_send_it(
     said = capsys.readouterr().out
     assert said.count("0 sent, 2 still wait; MLflow at http://127.0.0.1:9 does not answer") == 2
     with pytest.raises(StorageError):
-        trace("models:/sam2-micro@joint", DOWN)
+        trace("models:/sam2-lineage@joint", DOWN)
 
 
 def test_sync_sends_all_of_a_run_into_another_store(

@@ -11,7 +11,7 @@ from flows.registry import promote, read_measured
 from flows.run import Request, Run
 from pipeline.registry import version_at, version_numbered
 from pipeline.storage import sha256
-from pipeline.tracking import open_run, prepare_store, publish_checkpoint
+from pipeline.tracking import open_run, publish_checkpoint
 from stages.contract import (
     CheckpointRef,
     StageKind,
@@ -24,7 +24,6 @@ from stages.evaluation.details import DETAILS, write_details
 from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import ObjectScore, VideoScore, VideoScores
 
-MODEL = "sam2-micro"
 KINDS: dict[str, StageKind] = {
     "image_pretrain": "image_pretrain",
     "video_train": "video_train",
@@ -32,18 +31,10 @@ KINDS: dict[str, StageKind] = {
 }
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    prepare_store(uri, "sam2", folder / "artifacts")
-    return uri
-
-
 @pytest.fixture(autouse=True)
 def own_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """Every test has a registry to itself: a model of its own name."""
-    name = f"sam2-{abs(hash(request.node.name))}"
+    name = f"sam2-{request.node.name}"
     monkeypatch.setattr(registry.Measured, "model", property(lambda self: name))
     return name
 
