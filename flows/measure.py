@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import launch_config
+from flows.parts import progress_bar
 from flows.weights import local_weights
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import read_json, require_writable, sha256
 
 if TYPE_CHECKING:
+    from pipeline.progress import Progress
     from pipeline.settings import LaunchConfig
     from stages.contract import StageResult
     from stages.evaluation_settings import Measurement
@@ -115,12 +117,14 @@ def measure(
     split: a list of names, or COCO's word for a part. preset: what the weights must be; their size is told by
     themselves. more: protocols that are measured in place of the usual; their `dataset` is `images` or `videos`.
     config: where it runs; by default in a process of its own. What was measured there before, of the same weights on
-    the same data, is not measured again.
+    the same data, is not measured again; after an interruption neither are the pictures and videos that were finished.
     """
     from pipeline.launch import launch
     from pipeline.settings import LaunchConfig
     from pipeline.tracking import fetch_checkpoint, prepare_store
     from stages.contract import CheckpointRef, StageSpec, read_result, write_spec
+    from stages.data_identity import data_digests
+    from stages.evaluation.kept import done_before
     from stages.job import run_stage
     from stages.settings import Evaluation
 
@@ -131,26 +135,36 @@ def measure(
     folder = require_writable(out, "output folder")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     weights = fetch_checkpoint(checkpoint, "", folder / "cache", uri)
+    settings = {
+        "model": None,
+        "weights": {"expect": preset, "image_size": image_size},
+        "seed": 0,
+        "evaluation": asdict(Evaluation(device=device, more=more or {})),
+        **({"images": None, "videos": None} if more else data),
+        "more": {name: data[one.dataset] for name, one in (more or {}).items()},
+    }
     spec = StageSpec(
         name="evaluate",
         kind="evaluate",
-        settings={
-            "model": None,
-            "weights": {"expect": preset, "image_size": image_size},
-            "seed": 0,
-            "evaluation": asdict(Evaluation(device=device, more=more or {})),
-            **({"images": None, "videos": None} if more else data),
-            "more": {name: data[one.dataset] for name, one in (more or {}).items()},
-        },
+        settings=settings,
         folder=str(folder),
         tracking={"uri": uri, "experiment": "evaluate"},
         input=CheckpointRef(str(weights.resolve()), sha256(weights), "", 0, ""),
+        upstream=data_digests(settings, []),
     )
     result = read_result(folder, spec.key)
     if result is None:
+        for line in done_before(folder, spec.key):
+            print(line)
         prepare_store(uri, "evaluate", folder / "artifacts")
-        place = config or LaunchConfig()
-        launch(run_stage, str(write_spec(spec)), folder, place, name="evaluate", key=spec.key)
+        place, path = config or LaunchConfig(), str(write_spec(spec))
+        with progress_bar("evaluating") as (bar, task):
+
+            def look(progress: Progress | None) -> None:
+                if progress:
+                    bar.update(task, completed=progress.step, total=progress.total)
+
+            launch(run_stage, path, folder, place, name="evaluate", key=spec.key, on_poll=look)
         result = read_result(folder, spec.key)
     if result is None:
         raise StorageError(f"the evaluation left no result in {folder}; see {folder / 'logs'}")

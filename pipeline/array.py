@@ -8,8 +8,6 @@ Starting, re-attaching, watching and ending are `launch`'s: to it the array is o
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
 import secrets
 import shutil
 import time
@@ -24,11 +22,11 @@ from pipeline.environment import free_cores
 from pipeline.errors import PipelineError, StageError
 from pipeline.job import STOP_FILE
 from pipeline.launch import launch, running_job
-from pipeline.private import make_private, require_private
+from pipeline.private import make_private, read_pickle, write_pickle
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
 from pipeline.stop import StopRequested, check_stop
-from pipeline.storage import atomic_file, read_json, write_json
+from pipeline.storage import read_json, write_json
 
 __all__ = ["launch_array", "shard_folders"]
 
@@ -160,9 +158,7 @@ def work_through(shards: Sequence[Shard]) -> None:
             if (Path(shard.folder).parent / STOP_FILE).exists():  # the watcher has only begun
                 raise StopRequested("asked to stop")
             result = shard.function(shard.argument)
-            with atomic_file(Path(shard.folder) / RESULT_FILE) as file:
-                pickle.dump((shard.key, result), file)
-            os.chmod(Path(shard.folder) / RESULT_FILE, 0o600)  # whatever the umask
+            write_pickle(Path(shard.folder) / RESULT_FILE, (shard.key, result))
         except StopRequested:
             raise
         except Exception as error:
@@ -206,16 +202,8 @@ def _is_mine(shard: Shard) -> bool:
 
 
 def _outcome(shard: Shard) -> tuple[str, Any] | None:
-    path = Path(shard.folder) / RESULT_FILE
-    if not path.is_file():
-        return None
-    require_private(path)  # a pickle does what it says
-    try:
-        with open(path, "rb") as file:
-            key, result = pickle.load(file)
-    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError):
-        return None  # of another version: made again
-    return (key, result) if key == shard.key else None
+    found = read_pickle(Path(shard.folder) / RESULT_FILE)  # none is made again
+    return found if found is not None and found[0] == shard.key else None
 
 
 def _is_done(shard: Shard) -> bool:

@@ -1,4 +1,5 @@
-"""Folders whose content is executed: job pickles and the records that name processes to end.
+"""Folders whose content is executed: pickles of jobs and results, and the records that name
+processes to end.
 
 Whoever can write there can run code as us, so they belong to us and nobody else may write them.
 """
@@ -6,11 +7,14 @@ Whoever can write there can run code as us, so they belong to us and nobody else
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.remote import reason
+from pipeline.storage import atomic_file
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -59,3 +63,21 @@ def require_private(path: str | Path) -> None:
             f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}), who could "
             f"run code as you through the jobs in it; `chmod -R go-w {path}`, or give another folder"
         )
+
+
+def write_pickle(path: Path, value: object, *, sync: bool = True) -> None:
+    """Put `value` at `path`, whole or not at all, for us alone. sync: see `atomic_file`."""
+    with atomic_file(path, sync=sync) as file:
+        pickle.dump(value, file)
+    os.chmod(path, 0o600)  # whatever the umask
+
+
+def read_pickle(path: Path) -> Any:
+    """What `write_pickle` put at `path`; None where there is nothing, or what another version wrote.
+    Raises StorageError when it is not ours alone: a pickle does what it says."""
+    require_private(path)
+    try:
+        with open(path, "rb") as file:
+            return pickle.load(file)
+    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError):
+        return None

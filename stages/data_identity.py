@@ -21,6 +21,7 @@ def stage_datasets(settings: Mapping[str, Any]) -> dict[str, DatasetSpec]:
     else:
         found = {**settings.get("data", {})}
         found |= {name: settings[name] for name in ("images", "videos") if settings.get(name)}
+        found |= {f"more.{name}": values for name, values in settings.get("more", {}).items()}
     return {name: parse(DatasetSpec, values, where=name) for name, values in found.items()}
 
 

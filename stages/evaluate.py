@@ -2,7 +2,8 @@
 
 Pictures: mIoU after 1 and 3 clicks. Videos: J&F from the first mask of each object. Whatever else a recipe asks for is
 measured by the protocols of `stages.evaluation.protocols`. The masks of a few videos are kept for the report. Without
-an input checkpoint the untrained network is measured, which is the other baseline. Ranks share the items.
+an input checkpoint the untrained network is measured, which is the other baseline. Ranks share the items. An
+evaluation that was interrupted does not measure finished items again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from stages.contract import StageResult, StageSpec
 from stages.evaluation.details import DETAILS, write_details
 from stages.evaluation.image import ImageScores, evaluate_images
 from stages.evaluation.jf import VideoScores
+from stages.evaluation.kept import Kept, done_before, forget
 from stages.evaluation.protocols import Found, Subject, measure_by
 from stages.evaluation.summary import summarise, write_summary
 from stages.evaluation.video import (
@@ -61,13 +63,16 @@ def run(spec: StageSpec) -> StageResult | None:
 
 def _run(spec: StageSpec, wanted: Evaluation, world: World) -> StageResult | None:
     folder = Path(spec.folder)
+    if world.is_first:
+        for line in done_before(folder, spec.key):
+            print(line)
     model = _network(spec).to(world.device).eval()
     with torch.inference_mode():
-        images = _score_images(model, spec.settings["images"], wanted, world)
+        images = _score_images(spec, model, wanted, world)
         videos, baseline = None, None
         if spec.settings["videos"] is not None:
             dataset = _open(spec.settings["videos"], "videos")
-            videos, baseline = _score_videos(model, dataset, wanted, world)
+            videos, baseline = _score_videos(spec, model, dataset, wanted, world)
         more = _measure_more(spec, model, wanted, world)
     if not world.is_first:
         return None
@@ -97,6 +102,7 @@ def _run(spec: StageSpec, wanted: Evaluation, world: World) -> StageResult | Non
     for name in ("summary", "scores", *(["more"] if more else [])):
         record.log_artifact(files[name])
     record.close()
+    forget(folder)
     return StageResult(
         stage=spec.name,
         key=spec.key,
@@ -131,15 +137,22 @@ def _weights(spec: StageSpec) -> Path:
     return fetch_checkpoint(spec.input.uri, spec.input.sha256, Path(spec.folder) / "input", uri)
 
 
-def _score_images(model: SAM2, data: Any, wanted: Evaluation, world: World) -> ImageScores | None:
-    if data is None:
+def _score_images(
+    spec: StageSpec, model: SAM2, wanted: Evaluation, world: World
+) -> ImageScores | None:
+    if spec.settings["images"] is None:
         return None
-    dataset = _open(data, "images")
-    return evaluate_images(ImagePredictor(model), dataset, limit=wanted.max_images, world=world)
+    return evaluate_images(
+        ImagePredictor(model),
+        _open(spec.settings["images"], "images"),
+        limit=wanted.max_images,
+        world=world,
+        kept=_kept(spec, "images"),
+    )
 
 
 def _score_videos(
-    model: SAM2, dataset: Dataset, wanted: Evaluation, world: World
+    spec: StageSpec, model: SAM2, dataset: Dataset, wanted: Evaluation, world: World
 ) -> tuple[VideoScores, VideoScores]:
     """Of the network, and of the baseline that repeats the first mask."""
     ours, baseline = (
@@ -150,6 +163,7 @@ def _score_videos(
             every_frame=wanted.every_frame,
             label=label,
             world=world,
+            kept=_kept(spec, label),
         )
         for tracker, label in (
             (sam2_tracker(model), "videos"),
@@ -169,11 +183,16 @@ def _measure_more(
     found: dict[str, Found] = {}
     for name, one in wanted.more.items():
         dataset = _open(spec.settings["more"][name], name)
-        subject = Subject(model, weights, dataset, world, Path(spec.folder) / name)
+        kept = _kept(spec, f"more.{name}")
+        subject = Subject(model, weights, dataset, world, Path(spec.folder) / name, kept)
         answer = measure_by(one, subject)
         if answer is not None:
             found[name] = answer
     return found
+
+
+def _kept(spec: StageSpec, measurement: str) -> Kept:
+    return Kept(Path(spec.folder), spec.key, measurement)
 
 
 def drawn(names: Sequence[str], scores: VideoScores, count: int) -> list[int]:

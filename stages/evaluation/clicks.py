@@ -29,6 +29,7 @@ def measure(wanted: ClicksMeasurement, subject: Subject) -> Found | None:
         limit=wanted.max_images,
         start=wanted.start,
         world=subject.world,
+        kept=subject.kept,
     )
     if not subject.world.is_first:
         return None

@@ -52,6 +52,7 @@ def measure(wanted: CocoMeasurement, subject: Subject) -> Found | None:
         label="COCO boxes",
         unit="picture",
         progress=True,
+        kept=subject.kept,
     )
     answers = [answer for found, _ in pictures for answer in found]
     if not answers:

@@ -20,6 +20,7 @@ from model.image_predictor import ImagePredictor
 from model.prompts import Clicks, ObjectChance, box_corners, correction_click
 from pipeline.distributed import World
 from pipeline.errors import DataError
+from stages.evaluation.kept import Kept
 from stages.evaluation.sharing import share_out
 
 if TYPE_CHECKING:
@@ -60,13 +61,14 @@ def evaluate_images(
     start: Start = "click",
     progress: bool = True,
     world: World | None = None,
+    kept: Kept | None = None,
 ) -> ImageScores:
     """Score the first `limit` pictures of `dataset` (all by default) with up to `clicks` clicks per
     object.
 
     start: with `box`, a tight box is drawn first, and a round for it comes before those of the
-    clicks. world: the ranks that share the pictures; all have the answer. Objects without a single pixel
-    are left out. Raises DataError when nothing is left.
+    clicks. world: the ranks that share the pictures; all have the answer. kept: where the scores of
+    finished pictures are. Objects without a single pixel are left out. Raises DataError when nothing is left.
     """
     count = min(limit or len(dataset), len(dataset))
     rows = share_out(
@@ -76,6 +78,7 @@ def evaluate_images(
         label="pictures",
         unit="picture",
         progress=progress,
+        kept=kept,
     )
     if not sum(len(row) for row in rows):
         raise DataError(

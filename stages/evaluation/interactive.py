@@ -56,7 +56,13 @@ def measure(wanted: InteractiveMeasurement, subject: Subject) -> Found | None:
 
     count = min(wanted.max_videos or len(dataset), len(dataset))
     videos = share_out(
-        count, play, subject.world, label=f"interactive, {wanted.mode}", unit="video", progress=True
+        count,
+        play,
+        subject.world,
+        label=f"interactive, {wanted.mode}",
+        unit="video",
+        progress=True,
+        kept=subject.kept,
     )
     rounds = [
         VideoScores(tuple(video[n].score for video in videos if video), SCORED, dataset.digest)

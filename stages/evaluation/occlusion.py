@@ -54,6 +54,7 @@ def measure(wanted: OcclusionMeasurement, subject: Subject) -> Found | None:
         every_frame=wanted.every_frame,
         label="occlusion",
         world=subject.world,
+        kept=subject.kept,
     )
     if not subject.world.is_first:
         return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from data.sources import Dataset
 from model.sam2 import SAM2
 from pipeline.distributed import World
+from stages.evaluation.kept import Kept
 from stages.evaluation_settings import Measurement
 
 MODULES: Mapping[str, str] = {
@@ -37,7 +38,9 @@ class Subject:
     dataset: Dataset
     world: World
     folder: Path
-    """Of this measurement alone; finished items may be kept in it."""
+    """Of this measurement alone."""
+    kept: Kept | None = None
+    """Where answers of finished items are kept."""
 
 
 @dataclass(frozen=True)

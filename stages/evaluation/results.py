@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import did_you_mean
 from pipeline.errors import DataError
 from pipeline.storage import read_json
-from stages.contract import EVALUATION, done_stages, read_spec
+from stages.contract import EVALUATION, done_stages, read_result, read_spec
 from stages.evaluation.details import DETAILS, read_details
 from stages.evaluation.scored import (
     TITLES,
@@ -82,8 +82,10 @@ def _evaluation(folder: Path, name: str) -> Scored:
             f"{folder}: no {DETAILS}, the scores of every video; it was evaluated by an older "
             f"version or is not done: remove its done.json and run or evaluate again"
         )
-    spec = folder / "spec.json"
-    given = read_spec(spec).input if spec.is_file() else None
+    spec = read_spec(folder / "spec.json") if (folder / "spec.json").is_file() else None
+    if spec is not None and read_result(folder, spec.key) is None:  # scores of something else
+        raise DataError(f"{folder}: the latest evaluation was interrupted; evaluate again")
+    given = spec.input if spec is not None else None
     details = read_details(folder / DETAILS)
     return scored_details(details, name, str(folder), given.sha256 if given else "")
 

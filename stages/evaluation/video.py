@@ -19,6 +19,7 @@ from pipeline.distributed import World
 from pipeline.errors import DataError
 from pipeline.stop import until_stopped
 from stages.evaluation.jf import Protocol, VideoScore, VideoScorer, VideoScores
+from stages.evaluation.kept import Kept
 from stages.evaluation.sharing import share_out
 
 
@@ -75,12 +76,13 @@ def evaluate_videos(
     progress: bool = True,
     label: str = "videos",
     world: World | None = None,
+    kept: Kept | None = None,
 ) -> VideoScores:
     """J&F of `tracker` on the first `limit` videos of `dataset` (all by default).
 
     every_frame: track all frames, also those without annotation, as is done on SA-V; otherwise only
-    the annotated ones. world: the ranks that share the videos; all have the answer. Raises
-    DataError when no object can be scored.
+    the annotated ones. world: the ranks that share the videos; all have the answer. kept: where the
+    scores of finished videos are. Raises DataError when no object can be scored.
     """
     protocol = protocol or Protocol()
     count = min(limit or len(dataset), len(dataset))
@@ -91,6 +93,7 @@ def evaluate_videos(
         label=label,
         unit="video",
         progress=progress,
+        kept=kept,
     )
     tracked = "all" if every_frame else "annotated"
     given = f"each object shown as a mask where it first appears, {tracked} frames tracked"

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from flows.cli import main
-from stages.contract import StageSpec, write_spec
+from stages.contract import StageResult, StageSpec, write_result, write_spec
 from stages.evaluation.details import write_details
 from stages.evaluation.image import ImageScores
 from stages.evaluation.jf import ObjectScore, Protocol, VideoScore, VideoScores
@@ -34,8 +34,9 @@ def scores(level: float, *, split: str = "5" * 64) -> VideoScores:
 def evaluation(folder: Path, level: float, **how) -> Path:
     pictures = ImageScores(tuple(f"p{n}" for n in range(9)), np.full((9, 3), level / 100), "6" * 64)
     write_details(folder / "details.json", pictures, scores(level, **how))
-    write_spec(StageSpec(folder.name, "evaluate", {}, str(folder)))
-    (folder / "done.json").write_text("{}")
+    spec = StageSpec(folder.name, "evaluate", {}, str(folder))
+    write_spec(spec)
+    write_result(folder, StageResult(spec.name, spec.key, spec.key))
     return folder
 
 
@@ -60,7 +61,7 @@ def test_an_evaluation_that_was_made_again_keeps_its_place(run: Path, capsys):
     (run / "config.yaml").write_text(
         yaml.safe_dump({"stages": dict.fromkeys(list(STAGES)[1:])}, sort_keys=False)
     )
-    (run / "image_pretrain.evaluate" / "done.json").write_text("{}\n")
+    evaluation(run / "image_pretrain.evaluate", STAGES["image_pretrain"])
     assert main(["compare", str(run)]) == 0
     assert "joint_train against video_train" in capsys.readouterr().out
     assert open_scored(str(run)).figures["video/jf"].mean == pytest.approx(67.8)

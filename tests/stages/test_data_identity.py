@@ -55,6 +55,7 @@ def test_every_kind_of_stage_names_its_data():
     spec = asdict(DatasetSpec(format="davis", root="/x"))
     assert list(stage_datasets({"data": {"a": spec, "b": spec}})) == ["a", "b"]
     assert list(stage_datasets({"images": None, "videos": spec})) == ["videos"]
+    assert list(stage_datasets({"videos": spec, "more": {"user": spec}})) == ["videos", "more.user"]
     assert list(stage_datasets({"dataset": "c", "data": spec, "every": 4})) == ["c"]
     assert stage_datasets({"world": {}, "folder": "x"}) == {}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, DataError
-from stages.contract import CheckpointRef, StageSpec, write_spec
+from stages.contract import CheckpointRef, StageResult, StageSpec, write_result, write_spec
 from stages.evaluation.compare import compare, comparison_json
 from stages.evaluation.details import Details, PictureScores, write_details
 from stages.evaluation.image import ImageScores
@@ -143,10 +143,11 @@ def run(tmp_path: Path) -> Path:
     for place, (stage, values) in enumerate({"first": (40, 50), "second": (45, 58)}.items()):
         folder = tmp_path / "run" / f"{stage}.evaluate"
         given = CheckpointRef("w.pt", str(place) * 64, stage, 1, "")
-        write_spec(StageSpec(folder.name, "evaluate", {}, str(folder), input=given))
+        spec = StageSpec(folder.name, "evaluate", {}, str(folder), input=given)
+        write_spec(spec)
         pictures = ImageScores(("p", "p"), np.array([[0.5, 0.6, 0.7]] * 2), "6" * 64)
         write_details(folder / "details.json", pictures, videos(*values))
-        (folder / "done.json").write_text("{}")
+        write_result(folder, StageResult(spec.name, spec.key, spec.key))
         (tmp_path / "run" / stage).mkdir()
     return tmp_path / "run"
 
