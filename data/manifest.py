@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from typing_extensions import override
 
-from data.manifest_writer import MAGIC, WHOLE, ManifestWriter
+from data.manifest_writer import MAGIC, SMALL_FILES, WHOLE, ManifestWriter
 from data.names import list_digests
 from data.spec import DatasetSpec
 from data.tree import unchanged
@@ -37,10 +37,6 @@ from pipeline.fetch import read_bytes
 from pipeline.remote import is_remote, shown
 
 log = logging.getLogger(__name__)
-
-CHECKED_FILES = 2048
-"""Local files whose size and time are compared when a manifest is opened: all of a smaller data
-set, evenly spread ones of a larger."""
 
 SCANNED = ("format", "root", "frames", "annotations", "split", "names", "exclude", "exclude_list")
 """Fields of a spec that decide which items there are and where; `fraction` does, too."""
@@ -104,7 +100,8 @@ class Manifest:
         self.header, self._columns = _map(path)
         self.digest = str(self.header["digest"])
         """sha256 of the data: names, frame numbers, sizes, and the content of the annotation files
-        that hold more than one item. Not of places, times, or how files are packed."""
+        of a small data set and of those that hold more than one item. Not of places, times, or how
+        files are packed."""
         if digest not in (None, self.digest):
             raise DataError(f"{path} was made anew: the data set changed while in use; start again")
         self.names = Texts(self._columns["names"], self._columns["name_ends"])
@@ -163,10 +160,11 @@ class Manifest:
         return f"{folder}/{self._files[number]}"
 
     def is_fresh(self) -> bool:
-        """Whether folders, watched files and a spread of all local files are as they were."""
+        """Whether folders, watched files and all local files of a small data set, evenly spread ones
+        of a larger, are as they were."""
         watched = [tuple(row) for row in self.header["watched"]]
         count = len(self._files)
-        for number in np.unique(np.linspace(0, count - 1, min(count, CHECKED_FILES)).astype(int)):
+        for number in np.unique(np.linspace(0, count - 1, min(count, SMALL_FILES)).astype(int)):
             size, stamp = (int(self._columns[f"file_{what}"][number]) for what in ("size", "stamp"))
             watched.append((self.file(number), size, stamp))
         return unchanged(self.header["seen"]) and all(_same_file(*row) for row in watched)

@@ -7,6 +7,7 @@ import json
 import struct
 from array import array
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,20 @@ import numpy as np
 from data.spec import DatasetSpec
 from data.tree import Entry, Tree
 from pipeline.errors import DataError, StorageError
+from pipeline.fetch import read_bytes
 from pipeline.remote import shown
 from pipeline.storage import atomic_file
 
-MAGIC = b"sam2 manifest 1\n"
+MAGIC = b"sam2 manifest 2\n"
 """Begins the file; then the length of the header (8 bytes), the header (json), and the columns it names."""
 ALIGNMENT = 64
 WHOLE = -1
 """In place of a start: the whole file."""
+SMALL_FILES, SMALL_BYTES = 2048, 1 << 26
+"""A data set of so few pictures and annotations, with so many bytes in these, is looked at whole: the
+size and time of every file when it is opened, what the annotations say for its identity."""
+READERS = 16
+"""Annotations read at a time: in a store it is the answers that take long."""
 
 COLUMNS = {
     "name_ends": "q",
@@ -141,14 +148,45 @@ class ManifestWriter:
 
     def _digest(self, columns: Mapping[str, np.ndarray]) -> str:
         """sha256 of what the data set is, wherever it lies and however it is packed: names, frame numbers, sizes, and
-        the content of annotation files that were read."""
+        the content of annotation files that were read, all of them where they are small."""
         digest = hashlib.sha256(f"{self.spec.format} {self.spec.annotations}".encode())
         for name in IDENTITY:
             digest.update(f"\n{name} {len(columns[name])}\n".encode())
             digest.update(columns[name].tobytes())
+        for content in self._annotations(columns):
+            digest.update(content)
         rest = [self.contents, sorted(self._errors)]  # not their texts, which hold paths
         digest.update(json.dumps(rest, sort_keys=True).encode())
         return digest.hexdigest()
+
+    def _annotations(self, columns: Mapping[str, np.ndarray]) -> list[bytes]:
+        """sha256 of every annotation of a small data set, in order; none of a large one."""
+        sizes = columns["part_size"]
+        count = len(columns["frame_size"]) + len(sizes)  # not of files: tars hold many
+        if count > SMALL_FILES or sizes.sum() > SMALL_BYTES:
+            return []
+        folders, ends = list(self._folders), [0, *columns["file_name_ends"].tolist()]
+        spans = []
+        for row, file in enumerate(columns["part_file"].tolist()):
+            name = self._file_names[ends[file] : ends[file + 1]].decode() if file >= 0 else ""
+            if name and name not in self.contents:
+                path = f"{folders[columns['file_folder'][file]]}/{name}"
+                start, version = columns["part_start"][row], columns["file_stamp"][file]
+                spans.append((path, int(start), int(sizes[row]), int(version)))
+        with ThreadPoolExecutor(READERS) as readers:
+            return list(readers.map(_sha256, spans))
+
+
+def _sha256(span: tuple[str, int, int, int]) -> bytes:
+    """Of the bytes at (path, start, size, version); nothing where they cannot be read, which is told
+    when the item is."""
+    path, start, size, version = span
+    try:
+        whole = start == WHOLE
+        content = read_bytes(path, 0 if whole else start, None if whole else size, version)
+    except DataError:
+        return b""
+    return hashlib.sha256(content).digest()
 
 
 def _utf8(name: str, folder: str) -> bytes:

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from data import manifest_writer
 from data.manifest import Manifest
 from data.manifest_writer import COLUMNS, write_manifest
 from data.sources import open_dataset, open_listing
@@ -94,6 +95,37 @@ def test_identity_is_that_of_the_content_not_of_place_or_time(tmp_path):
     source = other / "annotations/instances_val2017.json"
     source.write_text(source.read_text().replace("4.0", "5.0"))  # as long as before
     assert open_listing(spec_of(other, "coco")).digest != digest
+
+
+@pytest.mark.parametrize("format", ["sa1b", "sav", "sav_val", "davis", "folder"])
+def test_what_the_annotations_of_a_small_set_say_is_its_identity(tmp_path, monkeypatch, format):
+    """Also where they are as long as before; those of a large set are not read for it."""
+    root = getattr(like, format)(tmp_path / "set")
+    ending = {"sa1b": ".json", "sav": "_manual.json"}.get(format, ".png")
+    path = next(path for path in sorted(root.rglob(f"*{ending}")) if path.parent.name != "images")
+    before = open_listing(spec_of(root, format)).digest
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?")
+    after = open_listing(spec_of(root, format)).digest
+    assert after != before
+    os.utime(path, ns=(1, 1))  # listed again
+    assert open_listing(spec_of(root, format)).digest == after
+    path.write_bytes(content)
+    assert open_listing(spec_of(root, format)).digest == before
+    monkeypatch.setattr(manifest_writer, "SMALL_BYTES", 10)
+    os.utime(path, ns=(1, 1))
+    large = open_listing(spec_of(root, format)).digest
+    path.write_bytes(content[:-1] + b"?")
+    assert open_listing(spec_of(root, format)).digest == large != before
+
+
+def test_identity_is_the_same_in_tars_however_much_is_read_for_it(tmp_path, monkeypatch):
+    root = like.sa1b(tmp_path / "set")
+    packed = like.sa1b_tar(tmp_path / "tar", root)
+    for limit in (2048, 6, 5):
+        monkeypatch.setattr(manifest_writer, "SMALL_FILES", limit)
+        monkeypatch.setenv("SAM2_CACHE", str(tmp_path / f"cache {limit}"))
+        assert open_listing(spec_of(root)).digest == open_listing(spec_of(packed)).digest
 
 
 def test_a_broken_manifest_is_made_again(tmp_path):
