@@ -14,6 +14,7 @@ from flows.run import Run
 from pipeline.errors import CheckpointError, DataError
 from pipeline.private import make_private
 from pipeline.storage import is_remote, require_space, require_writable
+from pipeline.weights_head import HEAD, refused
 from stages.contract import TRAINING_KINDS
 from stages.recipe import PlannedStage
 
@@ -31,13 +32,21 @@ def check(run: Run) -> None:
     """
     require_writable(make_private(run.recipe.folder), "run folder")
     _require_data(run)
-    checkpoint = run.recipe.checkpoint
-    if checkpoint and "://" not in checkpoint and not checkpoint.startswith("runs:/"):
-        path = Path(checkpoint).expanduser()
-        if not path.is_file():
-            raise CheckpointError(f"checkpoint={checkpoint}: there is no file {path.absolute()}")
+    _require_checkpoint(run.recipe.checkpoint)
     _require_space(run)
     run.require_earlier()
+
+
+def _require_checkpoint(checkpoint: str | None) -> None:
+    """Raise CheckpointError for a local file that is not there, or whose first bytes are not those of weights."""
+    if not checkpoint or "://" in checkpoint or checkpoint.startswith("runs:/"):
+        return
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint={checkpoint}: there is no file {path.absolute()}")
+    with open(path, "rb") as file:
+        if message := refused(f"checkpoint={checkpoint}", file.read(HEAD)):
+            raise CheckpointError(message)
 
 
 def _require_data(run: Run) -> None:

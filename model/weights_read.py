@@ -26,6 +26,7 @@ from model.weights_shards import INDEX_SUFFIX, About, Index
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.remote import ask, filesystem, is_remote, reason, shown
 from pipeline.storage import list_files, local_path, sha256
+from pipeline.weights_head import HEAD, ZIP, is_pickled, refused
 
 Source = str | Path | bytes
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -86,44 +87,27 @@ def _read_file(file: Path | BytesIO, name: str) -> Stored:
     """The weights in one local file."""
     head = _head(file, name)
     about = About()
-    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
-        weights = _state_dict(_unpickled(file, name, zipped=head.startswith(b"PK")), name)
-    elif head[8:9] == b"{":
-        weights, about = _read_safetensors(file, name)
+    if message := refused(name, head):
+        raise CheckpointError(message)
+    if is_pickled(head):
+        weights = _state_dict(_unpickled(file, name, zipped=head.startswith(ZIP)), name)
     else:
-        raise CheckpointError(
-            f"{name} is {_kind(head)}, not a checkpoint; expected torch.save({{'model': state "
-            "dict}) or safetensors. Download or copy it again"
-        )
+        weights, about = _read_safetensors(file, name)
     return Stored(name, _plain(weights, name), about)
 
 
 def _head(file: Path | BytesIO, name: str) -> bytes:
     if isinstance(file, BytesIO):
-        return file.getvalue()[:512]
+        return file.getvalue()[:HEAD]
     try:
         with open(file, "rb") as opened:
-            return opened.read(512)
+            return opened.read(HEAD)
     except FileNotFoundError as error:
         raise CheckpointError(f"{name} does not exist; expected a checkpoint file") from error
     except OSError as error:
         raise CheckpointError(
             f"{name} cannot be opened ({reason(error)}); check the path and its permissions"
         ) from error
-
-
-def _kind(head: bytes) -> str:
-    """What a file that is no checkpoint seems to be."""
-    start = head.lstrip()[:60].lower()
-    if not head:
-        return "empty (0 bytes)"
-    if start.startswith((b"<!doctype", b"<html")):
-        return "a web page, perhaps an error or log-in page saved under this name"
-    if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS (`git lfs pull` fetches the file itself)"
-    return (
-        "text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head) else "something else"
-    )
 
 
 def _unpickled(file: Path | BytesIO, name: str, zipped: bool) -> object:

@@ -84,6 +84,12 @@ def test_missing_weights(words, capsys):
     assert "no file" in said(capsys, main(["run", *words, "checkpoint=nowhere.pt"]))
 
 
+def test_weights_that_are_none_are_noticed_before_anything_is_made(words, capsys, tmp_path):
+    (tmp_path / "page.pt").write_text("# Notes … and more\n" * 200, encoding="utf-8")
+    line = said(capsys, main(["run", *words, f"checkpoint={tmp_path / 'page.pt'}"]))
+    assert "page.pt is text, not a checkpoint" in line
+
+
 def test_a_runs_folder_that_cannot_be_written(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert str(tmp_path / "file") in said(capsys, main(["run", f"runs={tmp_path / 'file'}"]))
