@@ -19,6 +19,7 @@ from pipeline import rle
 from pipeline.errors import DataError
 from pipeline.pictures import PICTURE_SUFFIXES
 from pipeline.remote import is_remote
+from pipeline.video import frame_total
 
 SLACK = 1.0
 """Pixels that a box or polygon may reach over the edge: tools round differently."""
@@ -84,11 +85,14 @@ def _sav(spec: DatasetSpec, name: str) -> Iterator[Finding]:
     root = Path(spec.root)
     kinds = ("manual", "auto") if spec.annotations == "both" else (spec.annotations,)
     for kind in kinds:
-        for path in sorted([*root.glob(f"*_{kind}.json"), *root.glob(f"*/*_{kind}.json")]):
+        for path in sorted(
+            [*root.glob(f"[!.]*_{kind}.json"), *root.glob(f"[!.]*/[!.]*_{kind}.json")]
+        ):
             file = _File(name, path, path.name.removesuffix(f"_{kind}.json"))
             content = file.json()
             if content is not None and isinstance(content.get("masklet"), list):
                 yield from _masklets(file, content, spec.annotated_every)
+                yield from _longer(file, content)
 
 
 def _masklets(file: _File, content: dict[str, Any], every: int | None) -> Iterator[Finding]:
@@ -122,11 +126,31 @@ def _masklets(file: _File, content: dict[str, Any], every: int | None) -> Iterat
             )
 
 
+def _longer(file: _File, content: dict[str, Any]) -> Iterator[Finding]:
+    """Of a shorter video its reader speaks."""
+    video, frames = file.path.with_name(f"{file.item}.mp4"), content.get("video_frame_count")
+    if not _finite(frames) or not video.is_file():
+        return
+    try:
+        total = frame_total(video)
+    except DataError:
+        return
+    if total > int(frames):
+        yield file.say(
+            "note",
+            "frame counts",
+            "video_frame_count",
+            f"{int(frames)} frames",
+            f"{total} as {video.name} has",
+            "look whether the masks fit; if not, fetch both again: they belong to different copies",
+        )
+
+
 def _folder(spec: DatasetSpec, name: str) -> Iterator[Finding]:
     root = Path(spec.root)
     parts = {}
     for part, suffixes in (("images", PICTURE_SUFFIXES), ("masks", (".png",))):
-        found = (path for path in root.glob(f"{part}/*") if path.suffix.lower() in suffixes)
+        found = (path for path in root.glob(f"{part}/[!.]*") if path.suffix.lower() in suffixes)
         parts[part] = {path.stem: path for path in found}
     for part, other, what in (("images", "masks", "mask"), ("masks", "images", "picture")):
         for stem in sorted(parts[part].keys() - parts[other].keys()):
@@ -140,7 +164,7 @@ def _davis(spec: DatasetSpec, name: str) -> Iterator[Finding]:
             break
     frames, labels = root / "JPEGImages" / inner, root / "Annotations" / inner
     names = {
-        folder: {path.name for path in folder.iterdir() if path.is_dir()}
+        folder: {path.name for path in folder.glob("[!.]*") if path.is_dir()}
         for folder in (frames, labels)
         if folder.is_dir()
     }

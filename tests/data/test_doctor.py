@@ -120,12 +120,23 @@ def test_notes_about_videos(tmp_path):
 def test_objects_that_are_never_seen(tmp_path):
     root = like.sav(tmp_path, videos=1)
     path = root / "sav_000/sav_000001_manual.json"
-    content = json.loads(path.read_text())
-    for row in content["masklet"]:
-        row[1] = None
-    like.save_json(path, content)
+    like.edit(path, lambda content: [row.__setitem__(1, None) for row in content["masklet"]])
     found, _ = looked_at("sav", root)
     assert [f.field for f in found.findings if f.check == "never-visible objects"] == ["object 1"]
+
+
+def test_a_video_longer_than_its_annotation_says(tmp_path):
+    root = like.sav(tmp_path, videos=2)
+    like.save_video(root / "sav_000/sav_000002.mp4", [like.picture(t) for t in range(30)])
+    like.save_json(root / "sav_000/._sav_000001_manual.json", {"masklet": [], "masklet_id": [1]})
+    found, _ = looked_at("sav", root)
+    (note,) = [
+        finding
+        for finding in found.findings
+        if finding.severity != "note" or "frame" in finding.check
+    ]
+    assert note.file.endswith("sav_000002_manual.json") and note.check == "frame counts"
+    assert (note.found, note.expected) == ("24 frames", "30 as sav_000002.mp4 has")
 
 
 def test_what_only_the_file_tells(tmp_path):
