@@ -1,11 +1,14 @@
 # Every target does its own set-up: a virtual environment in .venv with the exact versions of requirements/lock.txt.
-# It is made once and again only when the lock changes.
+# It is made once and again only when the lock changes. torch comes from TORCH_INDEX: the CPU build, or for example
+# `make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130`; where that does not answer, from your usual index.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := true
@@ -19,10 +22,14 @@ help:  ## this list
 setup: $(READY)  ## the virtual environment, from the lock
 
 $(READY): requirements/lock.txt pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the locked packages into $(VENV) (about two minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.version_info < (3, 11) and \
+	  sys.exit("error: $(PYTHON) is %d.%d, expected 3.11 or newer; give one with PYTHON=python3.12" % sys.version_info[:2])'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages into $(VENV) (2.6 GB, some minutes, once)"
+	@$(PIP) --no-deps --retries 1 --constraint requirements/lock.txt --extra-index-url $(TORCH_INDEX) torch
+	@$(PIP) --no-deps --requirement requirements/lock.txt
+	@$(PIP) --constraint requirements/lock.txt torch  # the CUDA libraries, where torch came with CUDA
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 demo: $(READY)  ## the whole recipe on a small synthetic world, on the CPU

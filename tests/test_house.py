@@ -136,6 +136,23 @@ def test_build_tools_the_makefile_needs_are_locked():
     assert locked()["setuptools"] >= Version("77")
 
 
+def test_setup_takes_the_chosen_build_of_torch_and_an_error_is_one_line():
+    """torch goes in first, from the index that was asked for; the lock then finds it there."""
+    index = "https://torch.example/cu1"
+    command = ["make", "--silent", "--just-print", "--always-make", "setup", f"TORCH_INDEX={index}"]
+    lines = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, check=True).stdout
+    torch, lock = lines.index(f"--extra-index-url {index} torch"), lines.index("--requirement")
+    assert torch < lock < lines.index("--constraint requirements/lock.txt torch")
+    old = "import sys; sys.version_info = (3, 10); exec(sys.argv[1])"
+    check = re.search(r"-c '(.*?)'", lines.replace("\\\n", ""))
+    assert check, lines
+    answer = subprocess.run(
+        [sys.executable, "-c", old, check[1]], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1 and answer.stderr.startswith("error: python3 is 3.10, expected")
+    assert answer.stderr.count("\n") == 1
+
+
 # -- what stands in files -------------------------------------------------------------------------
 
 
