@@ -128,7 +128,8 @@ def _masklets(file: _File, content: dict[str, Any], every: int | None) -> Iterat
 
 def _longer(file: _File, content: dict[str, Any]) -> Iterator[Finding]:
     """Of a shorter video its reader speaks."""
-    video, frames = file.path.with_name(f"{file.item}.mp4"), content.get("video_frame_count")
+    video = file.path.with_name(f"{file.item}.mp4")
+    frames: Any = content.get("video_frame_count")
     if not _finite(frames) or not video.is_file():
         return
     try:
