@@ -10,7 +10,7 @@ import argparse
 import errno
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,6 +45,7 @@ The same command continues a run that was stopped; stages that are done are not 
   sam2-pipeline stage video_train.evaluate recipe=smoke
   sam2-pipeline stage video_train recipe=smoke checkpoint=image_model.pt""",
     "plan": """examples:
+  sam2-pipeline plan                                        the recipe smoke
   sam2-pipeline plan recipe=three_stage
   sam2-pipeline plan recipe=mose_finetune --memory 24       how each stage fits into 24 GiB""",
     "synth": """examples:
@@ -121,7 +122,7 @@ def _call(words: list[str]) -> int:
     except SystemExit as end:  # --help has been printed
         return int(end.code or 0)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "settings")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        _refuse(parser, arguments, rest)
     if rest:  # settings that follow an option
         arguments.settings = [*arguments.settings, *rest]
     from flows import commands
@@ -135,22 +136,31 @@ def _call(words: list[str]) -> int:
         raise StorageError(f"{error.strerror}{where}; free space or mend permissions") from error
 
 
+def _refuse(parser: _Parser, arguments: argparse.Namespace, rest: list[str]) -> NoReturn:
+    """Say which words mean nothing to the command, and which option the first may have meant."""
+    command = parser.choices[arguments.function.replace("_", "-")]
+    known = [name[2:] for name in command._option_string_actions if name.startswith("--")]
+    word = next((word[2:] for word in rest if word.startswith("--")), "").partition("=")[0]
+    near = re.sub("'(.*?)'", r"--\1", did_you_mean(word, known)) if word else ""
+    command.error(f"unrecognized arguments: {' '.join(rest)}{near if 'mean' in near else ''}")
+
+
 class _Parser(argparse.ArgumentParser):
     """Misuse in one line, as everywhere else."""
 
-    commands: Collection[str] = ()
+    choices: Mapping[str, argparse.ArgumentParser] = {}
     """Of the main parser: what may come first."""
 
     def error(self, message: str) -> NoReturn:
         found = re.search(r"invalid choice: '(.*?)'", message)
-        if found and self.commands:
-            message = f"there is no command {found[1]!r}{did_you_mean(found[1], self.commands)}"
+        if found and self.choices:
+            message = f"there is no command {found[1]!r}{did_you_mean(found[1], self.choices)}"
         if message.endswith("expected one argument"):
             message += "; one that begins with - is given as --option=-5,0"
         raise ConfigError(f"{message} (see `{self.prog} --help`)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(
         prog="sam2-pipeline",
         description="Train SAM 2: images, then video, then both, evaluated after each.",
@@ -174,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("name", metavar="NAME", help="the stage's name in the recipe")
     plan = command("plan", "list the stages of a recipe: what is done, what would run")
     plan.add_argument(
-        "--memory", type=float, metavar="GIB", help="also fit each training stage into such a card"
+        "--memory", type=_gib, metavar="GIB", help="also fit each training stage into such a GPU"
     )
     for made in (run, stage, plan):
         _add_settings(made)
@@ -182,31 +192,52 @@ def _parser() -> argparse.ArgumentParser:
     command("recipes", "list the recipes")
     _add_parts(command)
     up = command("up", "start Prefect with all deployments, MLflow and TensorBoard on this machine")
-    up.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
-    for name in ("prefect", "mlflow", "tensorboard"):
-        up.add_argument(f"--{name}-port", type=int, metavar="PORT")
+    up.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the runs folder (runs)"
+    )
+    for name, usual in (("prefect", 4200), ("mlflow", 5050), ("tensorboard", 6006)):
+        up.add_argument(f"--{name}-port", type=int, metavar="PORT", help=f"({usual})")
     command("down", "stop what `up` started")
     command("status", "show what `up` started")
     _add_reap(command("reap", "list what killed runs left behind, and end it"))
-    parser.commands = tuple(commands.choices)
+    parser.choices = commands.choices
     return parser
 
 
 def _add_reap(reap: argparse.ArgumentParser) -> None:
-    reap.add_argument("runs", nargs="?", type=Path, default=Path("runs"), help="folder (runs)")
+    reap.add_argument(
+        "runs",
+        nargs="?",
+        type=Path,
+        default=Path("runs"),
+        metavar="RUNS",
+        help="the runs folder, or one run of it (runs)",
+    )
     reap.add_argument("--yes", action="store_true", help="end all of it; otherwise only list")
-    reap.add_argument("--json", action="store_true", help="for programs")
+    reap.add_argument("--json", action="store_true", help="the list as JSON")
+
+
+def _gib(word: str) -> float:
+    try:
+        if 0 < (size := float(word)) < float("inf"):
+            return size
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"found {word}, expected more than 0, as --memory 24")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "settings",
         nargs="*",
+        default=[],
         metavar="key=value",
-        help="recipe=NAME, start_at=STAGE, stop_after=STAGE, checkpoint=FILE|URL|runs:/…, "
+        help="recipe=NAME (smoke), start_at=STAGE, stop_after=STAGE, checkpoint=FILE|URL|runs:/…, "
         "run_name=NAME, or any key of the recipe",
     )
-    parser.add_argument("--seed", type=int, help="of the world and the training; same as seed=N")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of all randomness; same as seed=N (0)"
+    )
 
 
 def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -228,59 +259,115 @@ def _add_parts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
 
 
 def _add_synth(synth: argparse.ArgumentParser) -> None:
-    synth.add_argument("--out", type=Path, required=True, help="the folder to make")
-    synth.add_argument("--seed", type=int, default=0)
-    synth.add_argument("--images", type=int, default=600, help="training pictures (600)")
-    synth.add_argument("--videos", type=int, default=120, help="training clips (120)")
-    synth.add_argument("--val-images", type=int, default=100, help="validation pictures (100)")
-    synth.add_argument("--val-videos", type=int, default=16, help="validation clips (16)")
-    synth.add_argument("--workers", type=int, help="processes; by default one for every core")
+    synth.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    synth.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another world for each (0)"
+    )
+    synth.add_argument(
+        "--images", type=int, default=600, metavar="N", help="training pictures (600)"
+    )
+    synth.add_argument("--videos", type=int, default=120, metavar="N", help="training clips (120)")
+    synth.add_argument(
+        "--val-images", type=int, default=100, metavar="N", help="validation pictures (100)"
+    )
+    synth.add_argument(
+        "--val-videos", type=int, default=16, metavar="N", help="validation clips (16)"
+    )
+    synth.add_argument(
+        "--workers", type=int, metavar="N", help="processes; by default one for every core"
+    )
 
 
 def _add_extract(extract: argparse.ArgumentParser) -> None:
-    extract.add_argument("--videos", type=Path, required=True, help="a video, or a folder of them")
-    extract.add_argument("--out", type=Path, required=True, help="gets a folder for every video")
+    extract.add_argument(
+        "--videos", type=Path, required=True, metavar="PATH", help="a video, or a folder of them"
+    )
+    extract.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets a folder for every video"
+    )
     which = extract.add_mutually_exclusive_group()
-    which.add_argument("--every", type=int, default=4, help="keep every Nth frame (4, as SA-V)")
-    which.add_argument("--fps", type=float, help="or the frames on screen this often a second")
-    extract.add_argument("--quality", type=int, default=95, help="of the JPEG files (95)")
+    which.add_argument(
+        "--every", type=int, default=4, metavar="N", help="keep every Nth frame (4, as SA-V)"
+    )
+    which.add_argument(
+        "--fps", type=float, metavar="F", help="or the frames on screen this often a second"
+    )
+    extract.add_argument(
+        "--quality", type=int, default=95, metavar="N", help="of the JPEG files, 1 to 100 (95)"
+    )
     size = extract.add_mutually_exclusive_group()
     size.add_argument("--short-side", type=int, metavar="N", help="shrink: shorter side N pixels")
     size.add_argument("--long-side", type=int, metavar="N", help="shrink: longer side N pixels")
     extract.add_argument(
-        "--annotations", type=Path, help="SA-V json files to check frame counts (beside the videos)"
+        "--annotations",
+        type=Path,
+        metavar="DIR",
+        help="SA-V json files to check frame counts (beside the videos)",
     )
-    extract.add_argument("--workers", type=int, help="videos at a time a job; default: every core")
+    extract.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of each job; by default one for every core",
+    )
     add_job_options(extract, "videos")
-    extract.add_argument("--report", type=Path, help="the json report (OUT/extraction.json)")
+    extract.add_argument(
+        "--report", type=Path, metavar="FILE", help="the json report (OUT/extraction.json)"
+    )
 
 
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument(
         "settings",
         nargs="*",
+        default=[],
         metavar="key=value",
-        help="recipe=NAME …, or data=FORMAT root=FOLDER …",
+        help="recipe=NAME (smoke) …, or data=FORMAT root=FOLDER …",
     )
-    doctor.add_argument("--out", type=Path, default=Path("runs/doctor"), help="(runs/doctor)")
     doctor.add_argument(
-        "--quick", type=int, nargs="?", const=200, metavar="N", help="a sample of N items (200)"
+        "--out",
+        type=Path,
+        default=Path("runs/doctor"),
+        metavar="DIR",
+        help="for what it writes (runs/doctor)",
     )
-    doctor.add_argument("--workers", type=int, help="processes; by default one for every core")
-    doctor.add_argument("--html", action="store_true", help="also one page that holds everything")
+    doctor.add_argument(
+        "--quick",
+        type=int,
+        nargs="?",
+        const=200,
+        metavar="N",
+        help="look at N items only (all; N: 200)",
+    )
+    doctor.add_argument(
+        "--workers", type=int, metavar="N", help="processes; by default one for every core"
+    )
+    doctor.add_argument("--html", action="store_true", help="also write one page with everything")
     doctor.add_argument("--strict", action="store_true", help="notes, too, give exit code 1")
 
 
 def _add_clips(clips: argparse.ArgumentParser) -> None:
     clips.add_argument("stage", metavar="STAGE", help="a training stage of the recipe")
-    clips.add_argument("settings", nargs="*", metavar="key=value", help="recipe=NAME …")
-    clips.add_argument("--step", type=int, default=0, help="whose samples are drawn (0)")
-    clips.add_argument("--rows", type=int, default=8, help="samples of the step, at most (8)")
+    clips.add_argument("settings", nargs="*", metavar="key=value", help="recipe=NAME (smoke) …")
+    clips.add_argument(
+        "--step", type=int, default=0, metavar="N", help="whose samples are drawn (0)"
+    )
+    clips.add_argument(
+        "--rows", type=int, default=8, metavar="N", help="samples of the step, at most (8)"
+    )
     clips.add_argument(
         "--ways", action="store_true", help="the first sample under each change of the stage"
     )
-    clips.add_argument("--tile", type=int, default=128, help="height of a frame in pixels (128)")
-    clips.add_argument("--out", type=Path, default=Path("clips.jpg"), help="(clips.jpg)")
+    clips.add_argument(
+        "--tile", type=int, default=128, metavar="N", help="height of a frame in pixels (128)"
+    )
+    clips.add_argument(
+        "--out",
+        type=Path,
+        default=Path("clips.jpg"),
+        metavar="FILE",
+        help="the picture (clips.jpg)",
+    )
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
@@ -290,9 +377,15 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
         metavar="FROM",
         help="coco, yolo (segmentation), labelme or masks (folders of binary masks)",
     )
-    convert.add_argument("source", type=Path, help="the folder, or its json or yaml")
-    convert.add_argument("--to", choices=("davis", "folder", "sav", "sa1b"), required=True)
-    convert.add_argument("--out", type=Path, required=True, help="the folder to make")
+    convert.add_argument(
+        "source", type=Path, metavar="SOURCE", help="the folder, or its json or yaml"
+    )
+    convert.add_argument(
+        "--to", choices=("davis", "folder", "sav", "sa1b"), required=True, help="the new layout"
+    )
+    convert.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to make"
+    )
     convert.add_argument("--split", help="coco: part of the json's name; yolo: train, val or test")
     convert.add_argument("--videos", action="store_true", help="labelme: every folder is a video")
     convert.add_argument(
@@ -302,7 +395,9 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--skip-broken", action="store_true", help="leave malformed items out")
     convert.add_argument("--again", action="store_true", help="replace the folder if it is there")
-    convert.add_argument("--workers", type=int, help="processes; by default one for every core")
+    convert.add_argument(
+        "--workers", type=int, metavar="N", help="processes; by default one for every core"
+    )
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -325,7 +420,9 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--image-size", type=int, metavar="N", help="input side to note in safetensors files"
     )
-    export.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
+    export.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the runs folder (runs)"
+    )
 
 
 def _add_lineage(lineage: argparse.ArgumentParser) -> None:
@@ -340,10 +437,12 @@ def _add_lineage(lineage: argparse.ArgumentParser) -> None:
 
 
 def _add_sync(sync: argparse.ArgumentParser) -> None:
-    sync.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="run folders; all")
+    sync.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="run folders (all)")
     _add_store(sync)
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking", metavar="URI", help="the MLflow store; default: the runs'")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the runs folder (runs)"
+    )

@@ -17,12 +17,21 @@ if TYPE_CHECKING:
 def add_job_options(parser: Any, what: str) -> None:
     """What may stand on the command line. parser: or a group of one. what: is shared out, in the
     plural."""
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=f"share the {what} (1)")
     parser.add_argument(
-        "--launcher", choices=("inline", "local", "slurm"), help="where the jobs run (inline)"
+        "--jobs", type=int, default=1, metavar="N", help=f"share the {what} out over N jobs (1)"
     )
     parser.add_argument(
-        "--slurm", nargs="*", default=[], metavar="key=value", help="partition=…, account=… …"
+        "--launcher",
+        choices=("inline", "local", "slurm"),
+        help="inline: in this process; local: in processes of their own; slurm: as one array "
+        "(inline; with several jobs local)",
+    )
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="for slurm: partition=…, account=…, …",
     )
 
 
@@ -65,7 +74,9 @@ TRAINER = {
 
 def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     """The options by which the released trainer is told where to run."""
-    group = parser.add_argument_group("where it runs, in the words of the released trainer")
+    group = parser.add_argument_group(
+        "where it runs, in the words of SAM 2's own trainer", "by default, what the recipe says"
+    )
     group.add_argument(
         "--use-cluster",
         type=int,
@@ -76,7 +87,7 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
         "--num-gpus",
         type=int,
         metavar="N",
-        help="a node: launch.tasks_per_node=N and, with SLURM, launch.gpus_per_node=N",
+        help="GPUs of a node: launch.tasks_per_node=N and, with SLURM, launch.gpus_per_node=N",
     )
     group.add_argument("--num-nodes", type=int, metavar="N", help="launch.nodes=N")
     for name in ("partition", "qos", "account"):

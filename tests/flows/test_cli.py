@@ -46,6 +46,12 @@ def said(capsys: pytest.CaptureFixture[str], code: int, expected: int = 2) -> st
         (["evaluate", "--checkpoint", "nowhere.pt", "--videos", "."], "nowhere.pt"),
         (["export", "nowhere.pt", "--out", "x.pt"], "nowhere.pt"),
         (["up", "--prefect-port", "99999"], "65535"),
+        (["plan", "--memory", "-3"], "--memory: found -3, expected more than 0"),
+        (
+            ["predict", "x.jpg", "--checkpoint", "x.pt", "--out", "o", "--pont", "1,2"],
+            "did you mean --point?",
+        ),
+        (["stage"], "required: NAME (see"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
