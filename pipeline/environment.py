@@ -7,7 +7,9 @@ Call `quiet` first thing in an entry point; the jobs inherit it.
 from __future__ import annotations
 
 import os
+import random
 import socket
+from contextlib import suppress
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -24,6 +26,11 @@ QUIET = {
 }
 
 
+PORTS = range(15_000, 32_000)
+"""Below those that systems give to outgoing connections: whoever is told of a port listens there some
+seconds later, and no connection should have it by then."""
+
+
 def quiet() -> None:
     """Turn the telemetry of Prefect and MLflow off, unless the user's environment says
     otherwise."""
@@ -32,10 +39,12 @@ def quiet() -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody uses now. Raises OSError when there is none."""
+    for port in random.SystemRandom().sample(PORTS, 200):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"200 ports of {PORTS.start} to {PORTS.stop} are all in use")
 
 
 def free_cores() -> int:

@@ -21,6 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.environment import free_port
+
 SBIN = "/usr/sbin"
 END_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 """A session that is killed leaves no daemons."""
@@ -140,7 +142,7 @@ class Cluster:
             for process in self._processes(node):
                 process.kill()
 
-    def wait(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 200.0) -> None:
         """Until something holds. Raises RuntimeError with the end of the logs."""
         until = time.monotonic() + seconds
         while not condition():
@@ -214,13 +216,10 @@ def program(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    ports = set[int]()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 def why_not() -> str:

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+
+from pipeline.environment import free_port
 
 
 class MlflowServer:
@@ -17,9 +18,7 @@ class MlflowServer:
         """artifacts: where files go; by default through the server itself (`mlflow-artifacts:`)."""
         self.folder, self.process = folder, None
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         where = ["--default-artifact-root", artifacts] if artifacts else []
         self.command = [
@@ -40,7 +39,7 @@ class MlflowServer:
                 stderr=log,
                 start_new_session=True,
             )
-        for _ in range(900):
+        for _ in range(2000):
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=1).close()
                 return self

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import fsspec
 
+from pipeline.environment import free_port
+
 SECRET = "wJalrXUtnFEMI-this-must-not-be-shown"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIAEXAMPLEKEY",
@@ -29,19 +31,19 @@ BUCKET = "clips"
 @contextmanager
 def moto_server() -> Iterator[str]:
     """The address of an empty object store."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        until = time.monotonic() + 120
+        while True:
             try:
                 urllib.request.urlopen(f"{address}/moto-api/data.json", timeout=1).close()
                 break
             except OSError:
                 assert server.poll() is None, "the S3 server ended"
+                assert time.monotonic() < until, "the S3 server does not answer"
                 time.sleep(0.1)
         yield address
     finally:

@@ -5,12 +5,12 @@ that nothing happened to."""
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.environment import free_port
 from pipeline.progress import Progress
 from pipeline.stop import StopRequested
 from pipeline.storage import open_file
@@ -97,9 +97,7 @@ def test_prefect_is_down(start: Any, undisturbed: Run, monkeypatch: pytest.Monke
 def test_s3_is_down_when_the_weights_are_handed_over(
     start: Any, undisturbed: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    closed = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "empty").mkdir()
     run = start(store="s3://weights/model.pt")
     with pointed_at(closed):

@@ -1,10 +1,10 @@
 """Ranks of a job without a launcher: forked processes that find each other."""
 
 import os
-import socket
 import time
 from pathlib import Path
 
+from pipeline.environment import free_port
 from tests.zygote import Zygote
 
 SECONDS = 120
@@ -13,9 +13,7 @@ SECONDS = 120
 def run(zygote: Zygote, folder: Path, count: int, call: str, *arguments: object) -> list[str]:
     """`call`, as `module:function`, in `count` gloo ranks, which all have to end well; the arguments
     arrive as texts. What each of the ranks said; it is written to `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     outputs = [folder / f"{port}-{rank}.log" for rank in range(count)]
     given = [str(argument) for argument in arguments]

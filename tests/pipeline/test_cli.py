@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import require_free_port, run_cli
-from pipeline.environment import env_rank
+from pipeline.environment import env_rank, free_port
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import Progress, ProgressWriter, duration_text, read_progress
 
@@ -35,13 +35,21 @@ def test_other_ends(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_busy_port_is_named_with_its_holder() -> None:
+    port = free_port()
     with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
+        busy.bind(("127.0.0.1", port))
         busy.listen()
-        port = busy.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"port {port} for MLflow cannot be used.*in use"):
             require_free_port(port, "MLflow")
     require_free_port(port, "MLflow")
+
+
+def test_a_free_port_is_none_that_the_system_gives_to_connections() -> None:
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not given.exists():
+        pytest.skip("not Linux")
+    first = int(given.read_text().split()[0])
+    assert max(free_port() for _ in range(50)) < first
 
 
 def test_progress_is_written_and_read(tmp_path: Path) -> None:
