@@ -100,7 +100,7 @@ def _server(terminal: Terminal) -> Iterator[None]:
     with terminal.console.status("starting Prefect …"):
         import prefect.main  # noqa: F401 - takes seconds, in which the server comes up
 
-        daemons.wait_for(server, 120)
+        daemons.wait_for(server, services.PATIENCE)
     yield
 
 

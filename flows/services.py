@@ -23,6 +23,8 @@ from pipeline.storage import local_path, require_writable
 
 NAMES = ("prefect", "mlflow", "tensorboard", "worker")
 """In the order they start; they stop in the reverse order."""
+PATIENCE = 180.0
+"""Seconds that a service may take to come up on a busy machine; one that dies is noticed at once."""
 SETTINGS_MARK = "# written by `sam2-pipeline up`, removed by `sam2-pipeline down`"
 
 
@@ -77,13 +79,13 @@ def up(ports: Ports, runs: Path, note: Callable[[str], None]) -> list[Status]:
         if name != "worker":
             _start(state, name, ports, runs)
     for name in ours[:-1]:
-        daemons.wait_for(_remembered(state, name), 90)
+        daemons.wait_for(_remembered(state, name), PATIENCE)
     api_url = f"{_remembered(state, 'prefect').url}/api"
     make_pool(state, api_url)
     if "worker" in missing:
         _start_worker(state, api_url)
     register(state, api_url, note)
-    daemons.wait_for(_remembered(state, "worker"), 60, lambda: worker_online(api_url))
+    daemons.wait_for(_remembered(state, "worker"), PATIENCE, lambda: worker_online(api_url))
     _write_prefect_toml(state, api_url)
     return status()
 

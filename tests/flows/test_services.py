@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from flows import services
+from flows.deployments import worker_online
+from pipeline.errors import StageError
 
 
 def test_files_of_runs_lie_beside_the_database_or_where_they_are_wanted(tmp_path, monkeypatch):
@@ -14,3 +18,8 @@ def test_files_of_runs_lie_beside_the_database_or_where_they_are_wanted(tmp_path
     }.items():
         monkeypatch.setenv("SAM2_ARTIFACTS", given)
         assert services._artifacts(tmp_path) == found
+
+
+def test_a_prefect_server_that_falls_silent_is_one_line():
+    with pytest.raises(StageError, match=r"127\.0\.0\.1:9/api .*run `sam2-pipeline up` again"):
+        worker_online("http://127.0.0.1:9/api")
