@@ -164,7 +164,7 @@ class Stack:
             capture_output=True,
             text=True,
             check=False,
-            timeout=180,
+            timeout=300,
         )
         assert done.returncode == 0, f"{name}: {done.stdout}\n{done.stderr}"
         return done.stdout
@@ -187,7 +187,7 @@ class Stack:
             )
         try:
             check = [self.here(word) for word in service["healthcheck"]["test"][1:]]
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             while subprocess.run(
                 check, env=self.environment(name), capture_output=True, check=False
             ).returncode:

@@ -72,7 +72,7 @@ class Flow:
         return found
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 200.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -80,7 +80,7 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def end(process: subprocess.Popen[str], expect: int = 0) -> str:
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=250)
     assert process.returncode == expect, said
     return said
 

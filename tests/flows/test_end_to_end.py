@@ -85,7 +85,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Box:
     return Box(tmp_path_factory.mktemp("box"))
 
 
-def wait_for(path: Path, seconds: float = 200) -> None:
+def wait_for(path: Path, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
@@ -97,7 +97,7 @@ def test_a_run_is_interrupted_continues_and_is_then_done(box: Box):
     process = box.start("run", *TINY, "stages.image_pretrain.steps=5000")
     wait_for(stage / "progress.json")
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert "run the same command again" in said and "Traceback" not in said
     assert box.left_behind() == []
@@ -115,12 +115,15 @@ def test_a_run_is_interrupted_continues_and_is_then_done(box: Box):
 
 
 def test_one_stage_again_after_its_output_was_lost(box: Box):
-    result = read_result(box.folder / "runs/smoke/joint_train")
+    folder = box.folder / "runs/smoke/joint_train"
+    if read_result(folder) is None:  # the only test that is run
+        box.run("run", *TINY)
+    result = read_result(folder)
     assert result is not None
     Path(result.files["weights"]).unlink()
     said = box.run("stage", "joint_train", *TINY)
     assert "joint_train" in said
-    again = read_result(box.folder / "runs/smoke/joint_train")
+    again = read_result(folder)
     assert again is not None and again.digest == result.digest, "the same work, the same weights"
 
 

@@ -37,7 +37,7 @@ def done(
     record.log_metrics(4, {"loss": 0.25})
     record.log_dataset("clips", "d" * 64, "/data/clips", {"items": 3})
     source, digest = publish_checkpoint(record, folder / "model.pt")
-    record.close(wait_seconds=20 if uri != DOWN else 0.2)
+    record.close(wait_seconds=60 if uri != DOWN else 0.2)
     reference = CheckpointRef(source, digest, name, 4, record.run_id)
     write_result(folder, StageResult(name, spec.key, digest, {"steps": 4}, reference))
     place = run / f"{name}.evaluate"
@@ -46,7 +46,7 @@ def done(
     record = open_stage_run(measured)
     record.log_metrics(4, {"video/jf": 71.84}, keep=True)
     record.set_tags({"video.protocol": "SA-V"})
-    record.close(wait_seconds=20 if uri != DOWN else 0.2)
+    record.close(wait_seconds=60 if uri != DOWN else 0.2)
     write_result(place, StageResult(measured.name, measured.key, measured.key, {"video/jf": 71.84}))
     return reference
 

@@ -70,7 +70,7 @@ class Bench:
         weights.write_text(f"{run.recipe.folder} {stage} {level}")
         record = open_run(self.store, "sam2", stage, "key", folder)
         uri, digest = publish_checkpoint(record, weights)
-        record.close()
+        record.close(wait_seconds=60)
         reference = CheckpointRef(uri, digest, stage, 7, record.run_id)
         spec = StageSpec(stage, KINDS[stage], {"model": {"preset": "micro"}}, str(folder))
         write_spec(spec)
@@ -101,7 +101,7 @@ class Bench:
         write_details(folder / DETAILS, pictures, found if video else None)
         record = open_run(self.store, "sam2", spec.name, spec.key, folder)
         record.log_artifact(folder / DETAILS)
-        record.close()
+        record.close(wait_seconds=60)
         metrics = {"video/jf": found.jf, "image/miou@1": 0.5}
         write_result(
             folder, StageResult(spec.name, spec.key, spec.key, metrics, run_id=record.run_id)

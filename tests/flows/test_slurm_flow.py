@@ -16,7 +16,7 @@ from tests.flows.test_end_to_end import TINY, Box
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ON_SLURM = [
     *("launch.launcher=slurm", "launch.partition=main", "launch.timeout_minutes=20"),
-    *("launch.nodes=2", "launch.tasks_per_node=1", "launch.shards=2"),
+    *("launch.nodes=2", "launch.tasks_per_node=1", "launch.shards=2", "launch.stop_seconds=25"),
 ]
 
 
@@ -94,10 +94,12 @@ def test_a_flow_cancelled_in_prefect_leaves_no_job(box: Box, cluster: Cluster):
     stage = box.folder / "runs/smoke/image_pretrain"
     nodes = ("squeue", "-h", "--states=RUNNING", "-o", "%D")
     cluster.wait(
-        lambda: cluster.ask(*nodes) == "2" and (stage / "metrics.jsonl").exists(), seconds=300
+        lambda: cluster.ask(*nodes) == "2" and (stage / "metrics.jsonl").exists(), seconds=500
     )
     prefect("flow-run", "cancel", flow_run)
-    cluster.wait(lambda: not cluster.ask("squeue", "-h"), seconds=120)
-    cluster.wait(lambda: "CANCELLED" in prefect("flow-run", "inspect", flow_run).upper())
+    cluster.wait(lambda: not cluster.ask("squeue", "-h"), seconds=300)
+    cluster.wait(
+        lambda: "CANCELLED" in prefect("flow-run", "inspect", flow_run).upper(), seconds=300
+    )
     assert json.loads((stage / "ended.json").read_text())["kind"] == "stopped"
     assert list((stage / "checkpoints").iterdir()), "it saved first"
