@@ -59,11 +59,9 @@ class Page:
         """A table; every row names its cells."""
         self._put(key, "table", json.dumps([dict(row) for row in rows]), description)
 
-    def image(self, key: str, file: Path, description: str) -> None:
-        """A PNG or JPEG file of moderate size; a larger one is left out."""
-        url = image_url(file)
-        if url:
-            self._put(key, "image", url, description)
+    def image(self, key: str, url: str, description: str) -> None:
+        """A picture that a browser finds at `url`; Prefect prints the address, so it is no `data:`."""
+        self._put(key, "image", url, description)
 
     def bar(self, key: str, percent: float, description: str) -> None:
         """A progress bar."""
@@ -95,10 +93,7 @@ class Page:
 
     def _put(self, key: str, kind: Kind, content: Any, description: str) -> None:
         artifact = self.artifacts.setdefault(key, _Artifact(kind, *_here()))
-        content, description = (
-            content if kind == "image" else redacted(content),
-            redact(description),
-        )
+        content, description = redacted(content), redact(description)
         if (artifact.content, artifact.description) == (content, description):
             return
         artifact.content, artifact.description, artifact.sent = content, description, False

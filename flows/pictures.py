@@ -11,7 +11,6 @@ from stages.contract import StageResult
 CURVES = ("loss", "grad_norm", "lr")
 POINTS = 2000
 SUFFIXES = (".png", ".jpg", ".jpeg")
-STILL_WIDTH = 960
 
 
 def pictures_of(folder: Path, result: StageResult) -> Iterator[tuple[str, Path]]:
@@ -43,24 +42,6 @@ def draw_curves(metrics: Path, out: Path) -> Path | None:
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.2)
     figure.savefig(out)
-    return out
-
-
-def draw_still(film: Path, out: Path) -> Path | None:
-    """The middle frame of a film as a JPEG; None for one that cannot be read."""
-    from PIL import Image
-
-    from pipeline.errors import PipelineError
-    from pipeline.video import frame_total, read_frames
-
-    try:
-        (frame,) = read_frames(film, [frame_total(film) // 2])
-    except PipelineError:
-        return None
-    picture = Image.fromarray(frame)
-    if picture.width > STILL_WIDTH:
-        picture = picture.resize((STILL_WIDTH, round(picture.height * STILL_WIDTH / picture.width)))
-    picture.save(out, quality=85)
     return out
 
 

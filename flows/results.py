@@ -102,14 +102,22 @@ def run_page(run: Run, table: Results) -> str:
     lines = [f"## {table.title}", "", run.recipe.description, ""]
     if table.rows:
         lines += [table.markdown, ""]
-    report, base = run.results.get("report"), _served_mlflow(run)
-    if report is not None and base and report.run_id:
-        place = f"{base}/get-artifact?path=report.html&run_uuid={report.run_id}"
-        lines.append(f"* [the report, from MLflow]({place})")
+    report = served_file(run, "report")
+    if report:
+        lines.append(f"* [the report, from MLflow]({report})")
     lines += [item(what, where) for what, where in where_to_look(run)]
     return "\n".join(
         [*lines, "", "Continue or repeat it with", "", "```", run.request.command(), "```"]
     )
+
+
+def served_file(run: Run, what: str) -> str:
+    """Where MLflow serves a file of the report; empty where it does not."""
+    report, base = run.results.get("report"), _served_mlflow(run)
+    if report is None or what not in report.files or not (base and report.run_id):
+        return ""
+    name = Path(report.files[what]).name
+    return f"{base}/get-artifact?path={name}&run_uuid={report.run_id}"
 
 
 def where_to_look(run: Run) -> list[tuple[str, str]]:
@@ -129,7 +137,7 @@ def short(path: Path) -> str:
 
 def item(what: str, where: str) -> str:
     """A line of a list in Markdown: a link, or a place on this machine."""
-    return f"* {what}: {where}" if where.startswith("http") else f"* {what}: `{where}`"
+    return f"* [{what}]({where})" if where.startswith("http") else f"* {what}: `{where}`"
 
 
 def viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
@@ -137,9 +145,12 @@ def viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
     them."""
     uri, base = run.recipe.tracking_uri, _served_mlflow(run)
     board = daemons.running(state_folder(), "tensorboard")
-    run_page = f"/#/runs/{run_id}" if run_id else ""
+    page = f"{base}/#/runs/{run_id}" if run_id else base
+    if run_id and run.experiment_id:  # only this address opens the pages of training, not of chats
+        where = f"experiments/{run.experiment_id}/runs/{run_id}"
+        page = f"{base}/#/{where}?workflowType=machine_learning"
     return [
-        ("mlflow", f"{base}{run_page}" if base else f"mlflow ui --backend-store-uri {shown(uri)}"),
+        ("mlflow", page if base else f"mlflow ui --backend-store-uri {shown(uri)}"),
         ("tensorboard", board.url if board else f"tensorboard --logdir {short(run.recipe.folder)}"),
     ]
 

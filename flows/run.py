@@ -88,6 +88,8 @@ class Run:
     """Positions [first, last) of the stages that were asked for."""
     tracking: Mapping[str, Any] = field(default_factory=dict)
     """What jobs are told about MLflow; filled when the flow has prepared it."""
+    experiment_id: str = ""
+    """Of the MLflow experiment; empty while MLflow has not told."""
     results: dict[str, StageResult] = field(default_factory=dict)
 
     @classmethod

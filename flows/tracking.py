@@ -40,7 +40,7 @@ def open_parent_run(run: Run) -> Iterator[None]:
     uri, experiment = recipe.tracking_uri, recipe.tracking.experiment
     artifacts = _absolute(recipe.tracking.artifacts)
     if answers(uri):
-        prepare_store(uri, experiment, artifacts)
+        run.experiment_id = prepare_store(uri, experiment, artifacts)
     else:
         logger.warning(
             "MLflow at %s does not answer; the run goes on, and its records wait in %s",

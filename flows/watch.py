@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from flows import results
 from flows.page import Page, artifact_key, image_url
-from flows.pictures import draw_still, pictures_of
+from flows.pictures import pictures_of
 from flows.run import Run
 from flows.watch_job import JobView
 from flows.watch_log import JobLog
@@ -124,15 +124,16 @@ class PrefectPage:
         figures = results.figures_text(result.metrics)
         self.logger.info("%s %s%s", spec.name, how, f"; {figures}" if figures else "")
         self.page.bar(artifact_key(spec.name, "progress"), 100.0, how)
-        text = results.stage_page(run, spec, result, how) + self._pictures(spec, result)
+        text = results.stage_page(run, spec, result, how)
+        text += self._pictures(Path(spec.folder), result)
         self.page.markdown(artifact_key(spec.name), text, f"{spec.name}: {how}")
 
-    def _pictures(self, spec: StageSpec, result: StageResult) -> str:
-        """The stage's pictures in Markdown."""
+    def _pictures(self, folder: Path, result: StageResult) -> str:
+        """The pictures of a stage in Markdown."""
         try:
-            found = [(what, image_url(f)) for what, f in pictures_of(Path(spec.folder), result)]
+            found = [(what, image_url(file)) for what, file in pictures_of(folder, result)]
         except Exception as error:  # a picture is not worth a run
-            self.logger.warning("%s: a picture could not be drawn (%s)", spec.name, error)
+            self.logger.warning("%s: a picture could not be drawn (%s)", folder.name, error)
             return ""
         return "".join(f"\n\n![{what}]({url})" for what, url in found if url)
 
@@ -143,21 +144,13 @@ class PrefectPage:
         if table.rows:
             self.page.table(artifact_key(name, "table"), table.records(), "Results by stage")
         page = results.run_page(run, table)
-        still = self._still(run)
-        if still is not None:
-            page += f"\n\n![a frame of the film]({image_url(still)})"
+        still = results.served_file(run, "still")
+        if still:
             self.page.image(artifact_key(name, "film"), still, "From the film of the report")
+        if "report" in run.results:
+            page += self._pictures(run.folder("report"), run.results["report"])
         self.page.markdown(artifact_key(name, "results"), page, "Results")
         self.page.flush(patience())
-
-    def _still(self, run: Run) -> Path | None:
-        """A frame of the report's film, if there is one."""
-        folder = run.recipe.folder
-        try:
-            return draw_still(folder / "film.mp4", folder / "film.jpg")
-        except OSError as error:  # a picture is not worth a run
-            self.logger.warning("no frame of the film: %s", error)
-            return None
 
     def _show_log(self, last: bool = False) -> None:
         if self.log is None:

@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.sources import Dataset, open_dataset
 from data.spec import DatasetSpec
@@ -44,13 +45,14 @@ CURVES = ("loss", "loss/focal", "loss/dice", "loss/iou", "loss/object", "lr")
 
 
 def run(spec: StageSpec) -> StageResult:
-    """Write report.html, figures/, film.mp4 and results.json into the run's folder."""
+    """Write report.html, figures/, film.mp4, film.jpg and results.json into the run's folder."""
     run_folder = Path(spec.folder).parent
     names: Sequence[str] = spec.settings["evaluations"]
     trained = [name.removesuffix(".evaluate") for name in names if not name.startswith("start.")]
     rows = tuple(_row(run_folder, name) for name in trained)
     start = run_folder / "start.evaluate"
     shown = _shown(spec, run_folder, names)
+    clips = _film_clips(shown)
     data = ReportData(
         run=spec.settings["run"],
         recipe=spec.settings["recipe"],
@@ -60,7 +62,7 @@ def run(spec: StageSpec) -> StageResult:
         untrained_details=_details(start),
         repeated=_summary(run_folder / names[-1], "baseline.json"),
         cases=_cases(shown, rows, Path(spec.folder) / "clips"),
-        film=_film(shown, run_folder / "film.mp4"),
+        film=write_video(film(clips), run_folder / "film.mp4", fps=6) if clips else None,
         config={row.name: row.settings for row in rows if row.settings},
         facts=_facts(spec, rows),
         measured_on=sources(read_spec(run_folder / names[-1] / "spec.json")),
@@ -72,6 +74,7 @@ def run(spec: StageSpec) -> StageResult:
     (run_folder / FIGURES).mkdir(exist_ok=True)  # a report without numbers has no charts
     if data.film is not None:
         files["film"] = str(data.film)
+        files["still"] = str(_write_still(clips, run_folder / "film.jpg"))
     if rows and rows[-1].kind:
         files["final weights"] = str(_final_weights(run_folder, trained[-1]))
     record = open_stage_run(spec)
@@ -173,14 +176,20 @@ def _shown(spec: StageSpec, run_folder: Path, evaluations: Sequence[str]) -> lis
     return shown
 
 
-def _film(shown: Sequence[Shown], path: Path) -> Path | None:
-    """A film of the clips with the most objects, which are the ones worth watching."""
-    if not shown:
-        return None
-    most = max(len(clip.answers) for clip in shown)
+def _film_clips(shown: Sequence[Shown]) -> list[Shown]:
+    """The clips with the most objects, which are the ones worth watching."""
+    most = max((len(clip.answers) for clip in shown), default=0)
     whole = [clip for clip in shown if len(clip.answers) == most]  # every stage has its column
     crowded = sorted(whole, key=lambda clip: -clip.truth.shape[1])
-    return write_video(film([_shortened(clip) for clip in crowded[:FILM_CLIPS]]), path, fps=6)
+    return [_shortened(clip) for clip in crowded[:FILM_CLIPS]]
+
+
+def _write_still(clips: Sequence[Shown], path: Path) -> Path:
+    """The middle of the film, for pages that play none."""
+    middle = max(len(clip.frames) for clip in clips) // 2
+    at = [_frames_of(clip, np.array([min(middle, len(clip.frames) - 1)])) for clip in clips]
+    Image.fromarray(next(film(at))).save(path, quality=85)
+    return path
 
 
 def _shortened(clip: Shown) -> Shown:
@@ -188,7 +197,10 @@ def _shortened(clip: Shown) -> Shown:
     count = len(clip.frames)
     if count <= FILM_FRAMES:
         return clip
-    kept = np.linspace(0, count - 1, FILM_FRAMES).round().astype(int)
+    return _frames_of(clip, np.linspace(0, count - 1, FILM_FRAMES).round().astype(int))
+
+
+def _frames_of(clip: Shown, kept: np.ndarray) -> Shown:
     answers = {label: masks[kept] for label, masks in clip.answers.items()}
     return Shown(clip.name, clip.frames[kept], clip.truth[kept], answers)
 

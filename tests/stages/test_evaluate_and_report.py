@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.errors import StageError
+from pipeline.video import frame_total, read_frames
 from stages.contract import StageResult, StageSpec, write_spec
 from stages.evaluate import drawn
 from stages.evaluation.jf import ObjectScore, VideoScore, VideoScores
@@ -86,6 +88,9 @@ def test_the_report_is_one_page_one_film_and_the_numbers(workshop: Workshop, eva
         assert words.lower() in page.lower()
     assert tracked.digest[:8] in page
     assert Path(result.files["film"]).stat().st_size > 1000
+    (middle,) = read_frames(result.files["film"], [frame_total(result.files["film"]) // 2])
+    with Image.open(result.files["still"]) as still:
+        assert np.abs(np.asarray(still, float) - middle).mean() < 10
     numbers = json.loads(Path(result.files["results"]).read_text())
     assert list(numbers) == ["image_pretrain", "video_train"]
     assert numbers["video_train"]["sha256"] == tracked.digest

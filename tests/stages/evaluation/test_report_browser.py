@@ -39,7 +39,8 @@ addEventListener("error", e => troubles.push(String(e.message || (e.target.src |
 addEventListener("securitypolicyviolation", e => troubles.push("fetches " + e.blockedURI));
 addEventListener("load", () => setTimeout(() => {
   const wide = [...document.querySelectorAll("main *")].filter(
-    e => !e.closest(".scroll, pre, .unseen, svg") && e.getBoundingClientRect().right > innerWidth + 1);
+    e => !e.closest(".scroll, pre, .unseen, svg") && e.getBoundingClientRect().right > innerWidth + 1
+      || e.matches(".tile") && e.scrollWidth > e.clientWidth);
   const fetched = performance.getEntriesByType("resource").map(e => e.name);
   parent.postMessage(JSON.stringify({
     width: innerWidth, page: document.documentElement.scrollWidth,
@@ -128,7 +129,7 @@ def look(page: Path, folder: Path, width: int, *, dark: bool) -> dict:
 
 
 @pytest.mark.parametrize("name", ["report", "comparison"])
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (1400, True)])
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (600, False), (1400, True)])
 def test_a_browser_finds_nothing_to_complain_of(pages, tmp_path, name, width, dark):
     found = look(pages[name], tmp_path, width, dark=dark)
     assert found["width"] == width
