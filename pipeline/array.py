@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 from pipeline.claim import claim
 from pipeline.environment import free_cores
 from pipeline.errors import PipelineError, StageError
-from pipeline.job import STOP_FILE
 from pipeline.launch import launch, running_job
 from pipeline.private import make_private, read_pickle, write_pickle
 from pipeline.progress import Progress, read_progress
 from pipeline.settings import LaunchConfig
 from pipeline.stop import StopRequested, check_stop
 from pipeline.storage import read_json, write_json
+from pipeline.watcher import STOP_FILE
 
 __all__ = ["launch_array", "shard_folders"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import StageError
-from pipeline.failure import read_ended
+from pipeline.failure import Failure, read_ended
 from pipeline.heartbeat import read_beat
-from pipeline.job import Failure, Job
+from pipeline.job import Job
 from pipeline.private import require_private
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
@@ -96,7 +96,7 @@ class Backend(Protocol):
 
     def submit(self, job: Job, name: str) -> str:
         """Start the job; its id. Raises NoAnswerError when nobody knows whether it was taken,
-        ConfigError when it was refused."""
+        ConfigError, `was not accepted by …`, when it was refused."""
 
     def find(self, name: str, since: float) -> str | None:
         """The id of the job `name` submitted at `since` (seconds since 1970) or later, or None.

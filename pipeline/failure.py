@@ -14,6 +14,8 @@ from pipeline.stop import StopRequested
 from pipeline.storage import read_json, write_json
 
 ENDED_FILE = "ended.json"
+SHARDS = "*-of-*"
+"""The folders of an array's shards in that of their stage; each leaves its own words there."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,16 @@ def note_end(folder: str | Path, logs: str | Path, error: BaseException | None) 
         kind = "failed"
     values = {"kind": kind, "reason": str(error or ""), "time": time.time(), "logs": str(logs)}
     write_json(Path(folder) / ENDED_FILE, values)
+
+
+def wants_another_life(folder: str | Path, logs: str) -> Ended | None:
+    """The last word of the stage's job, or of one of its shards, if that was that it could not stay
+    and wants to be started again. logs: the attempt's; what was said in others does not count."""
+    for place in (Path(folder), *sorted(Path(folder).glob(SHARDS))):
+        ended = read_ended(place)
+        if ended is not None and (ended.kind, ended.logs) == ("requeue", logs):
+            return ended
+    return None
 
 
 def read_ended(folder: str | Path) -> Ended | None:

@@ -22,33 +22,11 @@ from typing import Any
 
 from pipeline.environment import quiet
 from pipeline.errors import StageError
-from pipeline.failure import (
-    ENDED_FILE,
-    Ended,
-    Failure,
-    failure_path,
-    note_end,
-    note_failure,
-    read_ended,
-)
-from pipeline.heartbeat import HEARTBEAT_FILE, reset_pulse
+from pipeline.failure import ENDED_FILE, failure_path, note_end, note_failure
+from pipeline.heartbeat import reset_pulse
 from pipeline.lives import enough
-from pipeline.owner import is_alive, process_identity
 from pipeline.stop import StopRequested, reset_stop, set_deadline, signals_request_stop
-from pipeline.watcher import LEASE_FILE, STOP_FILE, Watcher
-
-__all__ = [
-    "ENDED_FILE",
-    "HEARTBEAT_FILE",
-    "LEASE_FILE",
-    "STOP_FILE",
-    "Ended",
-    "Failure",
-    "Job",
-    "is_alive",
-    "process_identity",
-    "read_ended",
-]
+from pipeline.watcher import Watcher
 
 
 @dataclass(frozen=True)
@@ -60,11 +38,14 @@ class Job:
     folder: str
     """The stage's folder."""
     logs: str
-    """The folder of this attempt, where failures are noted."""
+    """The folder of this attempt."""
     leased: bool
     """Whether to end when the launching process is gone."""
     minutes: float | None = None
     """The time limit that was asked for, where the scheduler does not tell how much is left."""
+    shard: str = ""
+    """Of an array's task: the folder in which it says how far it is and how it ended, so that the
+    tasks do not write over each other's words."""
 
     def __call__(self) -> Any:
         """Run the function; a failure leaves `failure-RANK.json` with its cause before it is
@@ -74,9 +55,9 @@ class Job:
 
         environment = submitit.JobEnvironment()
         rank, local = environment.global_rank, environment.cluster == "local"
-        leftovers = [failure_path(self.logs, rank), environment.paths.result_pickle]
+        leftovers = [failure_path(self._notes, rank), environment.paths.result_pickle]
         if rank == 0:
-            leftovers += [Path(self.folder) / ENDED_FILE, *self._half_written(environment)]
+            leftovers += [self._place / ENDED_FILE, *self._half_written(environment)]
         for leftover in leftovers:  # of earlier lives
             Path(leftover).unlink(missing_ok=True)
         reset_stop()
@@ -84,7 +65,7 @@ class Job:
         set_deadline(self._seconds_left(slurm=environment.cluster == "slurm"))
         watcher = Watcher(
             Path(self.folder),
-            Path(self.logs),
+            self._notes,
             rank,
             environment.num_tasks,
             local=local,
@@ -97,13 +78,23 @@ class Job:
                 self._note_end(rank, None)
                 return result
             except BaseException as error:
-                note_failure(self.logs, rank, error)
+                note_failure(self._notes, rank, error)
                 self._note_end(rank, error)
                 if isinstance(error, StopRequested) and error.requeue and rank == 0:
                     self._requeue(environment, error)
                 raise
             finally:
                 watcher.close()
+
+    @property
+    def _place(self) -> Path:
+        """Where progress and end are told."""
+        return Path(self.shard or self.folder)
+
+    @property
+    def _notes(self) -> Path:
+        """Where failures, stacks and lives are noted."""
+        return Path(self.shard or self.logs)
 
     def checkpoint(self) -> Any:
         """What submitit submits again when a signal comes before we listen: the same, because the
@@ -116,7 +107,7 @@ class Job:
         """What lives before this attempt were killed in the middle of writing."""
         submitted = environment.paths.submitted_pickle.stat().st_mtime
         found = []
-        for path in Path(self.folder).glob(".*.part"):
+        for path in self._place.glob(".*.part"):
             with suppress(FileNotFoundError):  # the launcher's, which is complete by now
                 if path.stat().st_mtime < submitted:
                     found.append(path)
@@ -125,22 +116,21 @@ class Job:
     def _requeue(self, environment: Any, stop: StopRequested) -> None:
         """Have the job started again, and end this process. Where the scheduler refuses, the note
         of the stop stays, and whoever launched the job may submit it again."""
-        if trouble := enough(self.folder, self.logs, environment.job_id, str(stop)):
-            note_failure(self.logs, 0, StageError(trouble))
-            note_end(self.folder, self.logs, StageError(trouble))
+        if trouble := enough(self._place, self._notes, environment.job_id, str(stop)):
+            note_failure(self._notes, 0, StageError(trouble))
+            note_end(self._place, self.logs, StageError(trouble))
             return
-        note = failure_path(self.logs, 0)
-        note.unlink()  # a job that waits has no failure
+        failure_path(self._notes, 0).unlink()  # a job that waits has no failure
         try:
             environment._requeue(0)  # not counted: submitit's limit is on its own handler
             sys.exit(0)
         except (OSError, subprocess.SubprocessError) as error:
-            note_failure(self.logs, 0, stop)
+            note_failure(self._notes, 0, stop)
             print(f"the scheduler did not requeue the job: {error}", file=sys.stderr)
 
     def _note_end(self, rank: int, error: BaseException | None) -> None:
         if rank == 0:
-            note_end(self.folder, self.logs, error)
+            note_end(self._place, self.logs, error)
 
     def _seconds_left(self, slurm: bool) -> float | None:
         """Until the scheduler ends this job; None where it does not."""

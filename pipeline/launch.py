@@ -23,10 +23,9 @@ from typing import TypeVar
 from pipeline.backends import Backend, Handle, is_secondary
 from pipeline.claim import claim
 from pipeline.errors import StageError
-from pipeline.failure import Failure, read_ended
+from pipeline.failure import SHARDS, Failure, wants_another_life
 from pipeline.heartbeat import beats, read_beat
 from pipeline.intent import read_handle
-from pipeline.job import LEASE_FILE, STOP_FILE
 from pipeline.owner import Owner
 from pipeline.private import make_private
 from pipeline.progress import Progress, read_progress
@@ -34,6 +33,7 @@ from pipeline.settings import LaunchConfig
 from pipeline.stop import StopRequested, reset_stop, signals_request_stop, stop_signal
 from pipeline.storage import write_json
 from pipeline.submission import backend_for, recorded_job, submit
+from pipeline.watcher import LEASE_FILE, STOP_FILE
 
 __all__ = ["LaunchConfig", "launch", "read_handle", "running_job", "stop_stage", "wait_for_rest"]
 
@@ -85,8 +85,9 @@ def launch(
                 backend = backend_for(config, handle)
                 logger.info("%s: attached to the running job %s", name, handle.job_id)
             lost = _watch(backend, handle, folder, config, on_poll)
-            if not lost and _wants_another_life(folder, handle):
-                lives.count(name)
+            again = None if lost else wants_another_life(folder, handle.logs)
+            if again is not None and backend.state(handle).state != "CANCELLED":
+                lives.count(name, again.reason)
                 handle = None
                 continue
             failures = [
@@ -155,26 +156,19 @@ class _Lives:
     def __init__(self, folder: Path) -> None:
         self.folder, self.step, self.idle = folder, -1, 0
 
-    def count(self, name: str) -> None:
+    def count(self, name: str, reason: str) -> None:
         """One life is over. Raises StageError when the last ones led nowhere."""
-        progress = read_progress(self.folder)
-        step = progress.step if progress is not None else 0
+        places = (self.folder, *self.folder.glob(SHARDS))
+        known = [found for place in places if (found := read_progress(place)) is not None]
+        step = sum(progress.step for progress in known)
         self.idle = 0 if step > self.step else self.idle + 1
         self.step = max(step, self.step)
-        ended = read_ended(self.folder)
-        reason = ended.reason if ended is not None else ""
         if self.idle >= LIVES:
             raise StageError(
                 f"{name} asked {LIVES} times in a row to be started again and did not get beyond "
                 f"step {self.step} ({reason}); its logs are in {self.folder / 'logs'}"
             )
         logger.warning("%s wants to be started again at step %d (%s)", name, step, reason)
-
-
-def _wants_another_life(folder: Path, handle: Handle) -> bool:
-    """Whether the job that has ended said that it could not stay and wants to go on."""
-    ended = read_ended(folder)
-    return ended is not None and (ended.kind, ended.logs) == ("requeue", handle.logs)
 
 
 def _alive(backend: Backend, handle: Handle) -> bool:

@@ -22,8 +22,8 @@ from pipeline.environment import free_cores, free_port
 from pipeline.errors import StageError
 from pipeline.failure import read_ended
 from pipeline.heartbeat import beats
-from pipeline.job import Job, is_alive
-from pipeline.owner import boot_id
+from pipeline.job import Job
+from pipeline.owner import boot_id, is_alive
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
 

@@ -22,7 +22,8 @@ from pipeline.backends import (
     is_secondary,
 )
 from pipeline.errors import ConfigError
-from pipeline.job import Failure, Job
+from pipeline.failure import SHARDS, Failure, noted_failures
+from pipeline.job import Job
 from pipeline.queue import ENDED, QUEUE, call, find
 from pipeline.settings import LaunchConfig
 from pipeline.storage import read_json
@@ -77,7 +78,7 @@ class SlurmBackend(Attempt):
     def submit(self, job: Job, name: str) -> str:
         """Hand the job to sbatch."""
         executor = self._executor(job, name)
-        with _refusals(name):
+        with _refusals():
             return str(executor.submit(job).job_id)
 
     def alive(self, handle: Handle) -> bool:
@@ -121,7 +122,7 @@ class SlurmBackend(Attempt):
         return mine or [JobState("GONE", f"{states[0].name} has its number now")]
 
     def _executor(self, job: Job, name: str) -> Any:
-        with _refusals(name):
+        with _refusals():
             executor = _EntryExecutor(
                 job.logs, max_num_timeout=ENDLESS, python=python_command(self.config)
             )
@@ -152,10 +153,10 @@ class SlurmArrayBackend(SlurmBackend):
     def submit(self, job: Job, name: str) -> str:
         """Hand the array to sbatch; a single part is a plain job."""
         executor = self._executor(job, name)
-        jobs = [replace(job, argument=(part,)) for part in job.argument]
+        jobs = [replace(job, argument=(part,), shard=part.folder) for part in job.argument]
         parallel = self.config.parallel or len(jobs)
         executor.update_parameters(array_parallelism=parallel)
-        with _refusals(name):
+        with _refusals():
             with executor.batch():
                 submitted = [executor.submit(one) for one in jobs]
             return str(submitted[0].job_id).partition("_")[0]
@@ -178,9 +179,10 @@ class SlurmArrayBackend(SlurmBackend):
     def failures(self, handle: Handle) -> list[Failure]:
         """That the array was asked to stop, if it was, or that SLURM ended one of its tasks; what
         the parts themselves say is in their folders."""
-        values = read_json(Path(handle.logs) / "failure-0.json")
-        if values and values.get("stopped"):
-            return [Failure(**values)]
+        for shard in Path(handle.folder).glob(SHARDS):
+            for failure in noted_failures(shard).values():
+                if failure.stopped:
+                    return [failure]
         bad = [s for s in self._states(handle) if s.state in ENDED and s.state != "COMPLETED"]
         return [Failure(0, "", _verdict(bad[0], handle), time.time(), expected=True)] if bad else []
 
@@ -289,7 +291,7 @@ def _summed(states: Sequence[JobState]) -> JobState:
 
 
 @contextmanager
-def _refusals(name: str) -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     """What sbatch does not accept is a wrong setting, unless nobody knows whether it does."""
     try:
         yield
@@ -298,5 +300,5 @@ def _refusals(name: str) -> Iterator[None]:
         killed = getattr(error.__cause__, "returncode", 0) in (124, 137, -9)
         if killed or any(word in said.lower() for word in UNSURE):
             words = said or f"no answer in {SBATCH_SECONDS} s"
-            raise NoAnswerError(f"sbatch gave no clear answer for {name}: {words}") from error
-        raise ConfigError(f"{name} was not accepted by SLURM: {said}") from error
+            raise NoAnswerError(f"sbatch gave no clear answer: {words}") from error
+        raise ConfigError(f"was not accepted by SLURM: {said}") from error

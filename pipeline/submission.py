@@ -16,6 +16,7 @@ import psutil
 
 from pipeline.backends import Backend, Handle, NoAnswerError
 from pipeline.errors import ConfigError, StageError
+from pipeline.failure import SHARDS
 from pipeline.intent import (
     Intent,
     own_record,
@@ -25,11 +26,12 @@ from pipeline.intent import (
     write_handle,
     write_intent,
 )
-from pipeline.job import STOP_FILE, Job
+from pipeline.job import Job
 from pipeline.local import LocalBackend
 from pipeline.owner import Owner
 from pipeline.settings import LaunchConfig
 from pipeline.slurm import SlurmArrayBackend, SlurmBackend
+from pipeline.watcher import STOP_FILE
 
 SUBMIT_TRIES = 3
 RETRY_SECONDS = 10.0
@@ -104,8 +106,9 @@ def submit(
 
     Raises ConfigError when it is refused, StageError when the scheduler takes no job.
     """
-    for leftover in [folder / STOP_FILE, *folder.glob("task-*.json"), *folder.glob("heartbeat*")]:
-        leftover.unlink(missing_ok=True)
+    for pattern in (STOP_FILE, "task-*.json", "heartbeat*", f"{SHARDS}/failure-*.json"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
     config, trouble = backend.config, ""
     for number in range(SUBMIT_TRIES):
         time.sleep(RETRY_SECONDS * number)
@@ -124,8 +127,11 @@ def submit(
             trouble = str(error)
             logger.warning("%s: %s; looking whether it was taken", title, trouble)
             job_id = look_up(backend, intent, time.time() + LOOK_UP_SECONDS)
-        except BaseException as error:
-            _clear_up(backend, folder, intent, refused=isinstance(error, ConfigError))
+        except ConfigError as error:
+            withdraw_intent(folder, intent)
+            raise ConfigError(f"{title} {error}") from error
+        except BaseException:
+            _clear_up(backend, folder, intent)
             raise
         if job_id is not None:
             return _record(backend, folder, intent, job_id)
@@ -143,9 +149,9 @@ def _record(backend: Backend, folder: Path, intent: Intent, job_id: str) -> Hand
     return handle
 
 
-def _clear_up(backend: Backend, folder: Path, intent: Intent, *, refused: bool) -> None:
-    """After an interrupted or refused submission: no job, and no intent that names one."""
-    job_id = None if refused else look_up(backend, intent)
+def _clear_up(backend: Backend, folder: Path, intent: Intent) -> None:
+    """After an interrupted submission: no job, and no intent that names one."""
+    job_id = look_up(backend, intent)
     if job_id is not None:
         backend.kill(_handle(folder, intent, job_id))
     withdraw_intent(folder, intent)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from pipeline.checkpoint import latest_valid
-from pipeline.job import is_alive
 from pipeline.launch import read_handle
+from pipeline.owner import is_alive
 from pipeline.storage import read_json
 from tests.faults.conftest import Run, same
 

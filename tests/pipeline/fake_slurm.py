@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,15 +87,18 @@ class Scheduler:
     def end(self, job_id: str, state: str) -> None:
         """Kill the job in the way of the scheduler: `CANCELLED`, `PREEMPTED`, `NODE_FAIL`."""
         self.change(job_id, state=state, verdict=state)
+        self.signal(job_id, signal.SIGKILL)
+
+    def signal(self, job_id: str, number: signal.Signals) -> None:
+        """To all processes of the job."""
         session = self.job(job_id).get("session")
         if session:
-            try:
-                os.killpg(session, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+            with suppress(ProcessLookupError):
+                os.killpg(session, number)
 
     def requeue(self, job_id: str) -> None:
         """Start it again, under the same number."""
+        self.signal(job_id, signal.SIGKILL)
         self.change(job_id, state="PENDING", verdict="", submitted=stamp())
         start(self.folder, job_id)
 
@@ -238,7 +241,9 @@ def main() -> int:
     elif command == "scancel":
         here.end(words[-1], "CANCELLED")
     elif command == "scontrol" and words[0] == "requeue":
-        here.change(words[1], verdict="REQUEUE")
+        if os.fork():
+            return 0
+        os.setsid()  # the job, which asks, is going to be killed
         here.requeue(words[1])
     return 0  # sacct: no accounting, as it is the case on many clusters
 

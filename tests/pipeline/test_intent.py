@@ -22,7 +22,6 @@ from pipeline import watcher as watching
 from pipeline.backends import Handle
 from pipeline.claim import claim, claim_path, holder_of
 from pipeline.errors import StageError, StorageError
-from pipeline.failure import note_end
 from pipeline.intent import read_handle, read_intent, superseded, unanswered, write_intent
 from pipeline.launch import launch, running_job
 from pipeline.owner import Owner
@@ -254,21 +253,19 @@ def test_a_job_is_started_again_as_long_as_it_gets_on(tmp_path: Path) -> None:
     assert len(list((tmp_path / "logs").iterdir())) == 2, "six lives, then a submission of ours"
 
 
-def test_a_job_that_does_not_get_on_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("place", ["", "1-of-2"], ids=["stage", "shard"])
+def test_a_job_that_does_not_get_on_is_given_up(tmp_path: Path, place: str) -> None:
     lives = launching._Lives(tmp_path)
-    ProgressWriter(tmp_path, total=100, start=5)
-    note_end(tmp_path, tmp_path, StopRequested("the card is hot", requeue=True))
-    lives.count("stage")
+    ProgressWriter(tmp_path / place, total=100, start=5)
+    lives.count("stage", "the card is hot")
     for _ in range(launching.LIVES - 1):
-        lives.count("stage")
-    ProgressWriter(tmp_path, total=100, start=6)
-    lives.count("stage")  # a step further: the count begins anew
+        lives.count("stage", "the card is hot")
+    ProgressWriter(tmp_path / place, total=100, start=6)
+    lives.count("stage", "the card is hot")  # a step further: the count begins anew
     for _ in range(launching.LIVES - 1):
-        lives.count("stage")
+        lives.count("stage", "the card is hot")
     with pytest.raises(StageError, match=r"3 times in a row.*step 6 \(the card is hot\)"):
-        lives.count("stage")
+        lives.count("stage", "the card is hot")
 
 
 # -- nobody else's --------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ import pytest
 from pipeline import launch as launching
 from pipeline import local
 from pipeline.errors import StageError
-from pipeline.job import is_alive
 from pipeline.launch import launch, read_handle, stop_stage
+from pipeline.owner import is_alive
 from pipeline.progress import Progress
 from pipeline.settings import LaunchConfig
 from pipeline.stop import StopRequested

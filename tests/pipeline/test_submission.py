@@ -1,6 +1,7 @@
 """A scheduler that lies gets each job once, and what it says of a job is not the last word."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -77,8 +78,10 @@ def test_a_submission_that_was_lost_is_tried_again_a_few_times(
 
 def test_a_refusal_is_final(scheduler: Scheduler, tmp_path: Path) -> None:
     scheduler.fault("sbatch-refuse")
-    with pytest.raises(ConfigError, match=r"not accepted by SLURM.*invalid partition"):
-        launch(jobs.square, 3, tmp_path / "a", CONFIG, name="stage")
+    with pytest.raises(
+        ConfigError, match=r"^run-video was not accepted by SLURM.*invalid partition"
+    ):
+        launch(jobs.square, 3, tmp_path / "a", CONFIG, name="run-video")
     assert scheduler.calls("sbatch") == 1
     assert read_intent(tmp_path / "a") is None, "nothing is looked for later"
 
@@ -133,6 +136,26 @@ def while_running(folder: Path, act: Callable[[], None]) -> Callable[[Progress |
             act()
 
     return listen
+
+
+def test_a_job_that_is_cancelled_while_it_waits_for_its_next_life_has_ended(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    folder, hold = tmp_path / "a", scheduler.folder / "hold"
+    asked: list[bool] = []
+
+    def listen(_: Progress | None) -> None:
+        if (folder / "saved-0").exists() and scheduler.job("1")["state"] == "PENDING":
+            scheduler.end("1", "CANCELLED")
+            hold.unlink()  # a second job would be done in a moment
+        elif (folder / "life-0").exists() and not asked:
+            asked.append(True)
+            hold.touch()
+            scheduler.signal("1", signal.SIGUSR2)
+
+    with pytest.raises(StageError, match=r"SLURM says CANCELLED.*somebody cancelled it"):
+        launch(two_lives, str(folder), folder, CONFIG, name="stage", on_poll=listen)
+    assert scheduler.calls("sbatch") == 1
 
 
 @pytest.mark.slow
