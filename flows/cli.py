@@ -96,7 +96,7 @@ def _call(words: list[str]) -> int:
 
 def _refuse(parser: _Parser, arguments: argparse.Namespace, rest: list[str]) -> NoReturn:
     """Say which words mean nothing to the command, and which option the first may have meant."""
-    command = parser.choices[arguments.function.replace("_", "-")]
+    command = parser.commands[arguments.function.replace("_", "-")]
     known = [name[2:] for name in command._option_string_actions if name.startswith("--")]
     word = next((word[2:] for word in rest if word.startswith("--")), "").partition("=")[0]
     near = re.sub("'(.*?)'", r"--\1", did_you_mean(word, known)) if word else ""
@@ -106,13 +106,13 @@ def _refuse(parser: _Parser, arguments: argparse.Namespace, rest: list[str]) -> 
 class _Parser(argparse.ArgumentParser):
     """Misuse in one line, as everywhere else."""
 
-    choices: Mapping[str, argparse.ArgumentParser] = {}
+    commands: Mapping[str, argparse.ArgumentParser] = {}
     """Of the main parser: what may come first."""
 
     def error(self, message: str) -> NoReturn:
         found = re.search(r"invalid choice: '(.*?)'", message)
-        if found and self.choices:
-            message = f"there is no command {found[1]!r}{did_you_mean(found[1], self.choices)}"
+        if found and self.commands:
+            message = f"there is no command {found[1]!r}{did_you_mean(found[1], self.commands)}"
         if message.endswith("expected one argument"):
             message += "; one that begins with - is given as --option=-5,0"
         raise ConfigError(f"{message} (see `{self.prog} --help`)")
@@ -158,7 +158,7 @@ def _parser() -> _Parser:
     command("down", "stop what `up` started")
     command("status", "show what `up` started")
     _add_reap(command("reap", "list what killed runs left behind, and end it"))
-    parser.choices = commands.choices
+    parser.commands = commands.choices
     return parser
 
 

@@ -5,12 +5,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from flows import cli
 from model import build_sam2, save_checkpoint
 from stages.recipe import load_recipe, recipe_names
+from tests.data.films import uneven
 
 HOUSE = Path(__file__).resolve().parents[1]
 README = (HOUSE / "README.md").read_text(encoding="utf-8")
@@ -56,6 +60,19 @@ def test_runs_and_stages_can_be_planned(words: list[str], tmp_path: Path):
 )
 def test_other_commands_are_understood(words: list[str]):
     assert cli._parser().parse_args(words).function == words[0].replace("-", "_")
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    save_checkpoint(build_sam2("micro"), tmp_path / "sam2.1_hiera_tiny.pt")
+    Image.new("RGB", (120, 60), "grey").save(tmp_path / "photo.jpg")
+    uneven(tmp_path / "clip.mp4", [0.0, 0.04, 0.08])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["mask"].shape == (60, 120) and names["mask"].dtype == torch.bool
+    assert names["frame"] == 2 and names["masks"].shape == (1, 48, 64)
 
 
 def test_the_table_of_recipes_is_complete():
