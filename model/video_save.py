@@ -30,7 +30,7 @@ from pipeline.storage import atomic_file
 
 FORMAT = "sam2-pipeline video session 1"
 INDEX = "session.json"
-LOCAL = ("offload", "memory_budget", "spill_folder")
+LOCAL = ("offload", "memory_budget", "spill_folder", "feature_budget")
 """Settings of the machine rather than of the session."""
 
 

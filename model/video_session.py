@@ -50,7 +50,9 @@ class VideoSession:
         self.settings = settings
         self.store = store
         self.masklets = masklets
-        self._features = FeatureWindow(model, frames, settings.frames_at_once)
+        self._features = FeatureWindow(
+            model, frames, settings.frames_at_once, settings.feature_budget
+        )
         self._follower = Follower(model, settings, len(frames))
 
     @property

@@ -43,3 +43,7 @@ class VideoSettings:
     """Bytes of memory for what a session remembers; the rest goes to a temporary file."""
     spill_folder: Path | None = None
     """Where that file lies; None takes the system's place for temporary files."""
+    feature_budget: int = 0
+    """Bytes of memory, on the model's device, for features of frames that a session keeps until it is
+    closed, so that going through the video again does not encode them again: about 18 MB a frame at
+    S = 1024. Besides, it keeps those it looked at last."""

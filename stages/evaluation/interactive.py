@@ -32,6 +32,8 @@ from stages.evaluation_settings import InteractiveMeasurement
 
 SCORED = Protocol(late_objects="sav", skip_first_and_last=False)
 """Corrected frames are scored as well: a user has them."""
+FEATURE_BYTES = 2 << 30
+"""Memory for features of a video, which is gone through again and again."""
 NOBODY = ObjectChance(0, 0, [0], torch.zeros(1, dtype=torch.int64))
 """Clicks at centres need no chance."""
 
@@ -48,7 +50,7 @@ class Pass:
 def measure(wanted: InteractiveMeasurement, subject: Subject) -> Found | None:
     """J&F after 1, 2, … interacted frames, and its mean over them."""
     dataset = subject.dataset
-    predictor = VideoPredictor(subject.model)
+    predictor = VideoPredictor(subject.model, feature_budget=FEATURE_BYTES)
 
     def play(index: int) -> list[Pass]:
         with predictor.session(Pictures(dataset, index)) as session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model import video_features
 from model.sam2 import SAM2
+from model.video_features import encode_frames
 from model.video_masks import FrameMasks
 from model.video_predictor import VideoPredictor
 from model.video_session import VideoSession
@@ -145,6 +147,35 @@ def test_the_order_in_which_objects_are_added_changes_no_bit(network: SAM2) -> N
             session.add_mask(number - 1, number, box_shape(5 * number, 4 * number))
         runs.append([found.logits for found in session.propagate()])
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+def test_features_are_kept_as_far_as_they_may(
+    network: SAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two passes over 26 frames with a correction between them: with no room, some, and enough."""
+    encoded: list[int] = []
+
+    def spy(model: SAM2, frames: Sequence[Any]) -> Any:
+        encoded.append(len(frames))
+        return encode_frames(model, frames)
+
+    monkeypatch.setattr(video_features, "encode_frames", spy)
+
+    def play(budget: int) -> tuple[Tensor, int]:
+        encoded.clear()
+        with VideoPredictor(network, feature_budget=budget).session(noise(26)) as session:
+            session.add_mask(0, 1, box_shape(5, 4))
+            list(session.propagate())
+            session.add_points(9, 1, [[8, 8]], [1])
+            return torch.stack([found.low for found in session.propagate()]), sum(encoded)
+
+    seen = encode_frames(network, noise(1))[0]
+    frame = seen.s4.nbytes + seen.s8.nbytes + seen.s16.nbytes
+    some = 13 * frame + 4 * seen.grid.nbytes  # the prompted frame, and three groups of four
+    (forgotten, often), (partly, fewer), (kept, once) = map(play, (0, some, 1 << 30))
+    assert torch.equal(forgotten, partly) and torch.equal(forgotten, kept)
+    assert once == 26 + 2  # frames with prompts are encoded alone
+    assert often - 12 == fewer > once
 
 
 def test_objects_with_memories_of_one_shape_are_one_batch(

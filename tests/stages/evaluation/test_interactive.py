@@ -1,17 +1,28 @@
 """The simulated user of interactive videos, worked out by hand on a network that answers by script."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from data.sources import open_dataset
+from data.spec import DatasetSpec
+from model import video_features
+from model.config import preset
+from model.sam2 import SAM2, build_sam2
+from model.video_features import encode_frames
 from pipeline.config import parse
+from pipeline.distributed import World
 from pipeline.errors import ConfigError
-from stages.evaluation.interactive import Pass, interact
+from stages.evaluation import interactive
+from stages.evaluation.interactive import Pass, interact, measure
+from stages.evaluation.protocols import Subject
 from stages.evaluation_settings import InteractiveMeasurement
+from tests.stages.evaluation import test_vos
 
 SIDE, FRAMES = 20, 5
 SQUARE = (slice(4, 14), slice(4, 14))
@@ -133,6 +144,37 @@ def test_where_the_network_spills_the_click_says_outside() -> None:
     network = Spilling(rows=[10] * FRAMES)
     play(wanted(frames=2, start="mask"), network)
     assert network.said[1:] == [(1, (17.0, 17.0), 0)]
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_video_is_encoded_once(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Followed again, frames are not encoded again, and the figures are the same."""
+    monkeypatch.setattr(test_vos, "FRAMES", 20)  # more than are at hand anyway
+    root = test_vos.data_set(tmp_path / "d")
+    dataset = open_dataset(DatasetSpec(format="davis", root=str(root)))
+    torch.manual_seed(0)
+    model = build_sam2(preset("micro")).eval()
+    subject = Subject(model, tmp_path, dataset, World(), tmp_path)
+    encoded: list[int] = []
+
+    def spy(model: SAM2, frames: Sequence[np.ndarray]) -> Any:
+        encoded.append(len(frames))
+        return encode_frames(model, frames)
+
+    monkeypatch.setattr(video_features, "encode_frames", spy)
+    settings = wanted(mode=mode, start="mask", frames=3, max_videos=1)
+    found = measure(settings, subject)
+    curve = (tmp_path / "interactive.csv").read_bytes()
+    assert found is not None and found.metrics["interacted_frames"] == 3
+    once = sum(encoded)
+    monkeypatch.setattr(interactive, "FEATURE_BYTES", 0)
+    encoded.clear()
+    again = measure(settings, subject)
+    assert again is not None and again.metrics == found.metrics
+    assert (tmp_path / "interactive.csv").read_bytes() == curve
+    assert sum(encoded) >= 2 * once
 
 
 def test_a_video_without_objects_has_no_passes() -> None:
