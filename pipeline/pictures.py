@@ -36,7 +36,7 @@ def decode_rgb(content: bytes, where: str, upright: bool = False) -> np.ndarray:
     if picture.mode in WIDE_MODES:
         grey = _eight_bits(np.asarray(picture), where)
         return np.repeat(grey[..., None], 3, axis=-1)
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))  # it would copy
 
 
 def open_picture(content: bytes, where: str) -> Image.Image:

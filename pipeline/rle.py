@@ -43,25 +43,27 @@ def encode_many(masks: np.ndarray) -> list[dict[str, Any]]:
 
 
 def decode(
-    rle: Mapping[str, Any] | None, size: tuple[int, int] | None = None, where: str = "mask"
+    rle: Mapping[str, Any] | None,
+    size: tuple[int, int] | None = None,
+    where: str = "mask",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """A run-length mask as bool [H, W]; `None` is an absent object and needs `size`.
 
     size: the (H, W) that is expected, or None to believe the mask.
-    where: file and field, for the message.
+    where: file and field, for the message. out: bool zeros of `size` to draw into, of which only the
+    part where the mask lies is touched.
     Raises DataError for a wrong size, broken counts, or runs that do not add up to H*W.
     """
     if rle is None:
         if size is None:
             raise DataError(f"{where}: the mask is null and no picture size is known")
-        return np.zeros(size, dtype=bool)
+        return np.zeros(size, dtype=bool) if out is None else out
     (height, width), runs = _checked(rle, size, where)
-    mask = np.zeros((height, width), dtype=bool)
+    mask = np.zeros((height, width), dtype=bool) if out is None else out
     ends = np.cumsum(runs)
     shown = np.flatnonzero(runs[1::2])
-    if len(
-        shown
-    ):  # only the columns and rows of the mask: turning columns into rows is what takes time
+    if len(shown):  # only its own columns and rows: turning columns into rows takes the time
         left = int(ends[2 * shown[0]]) // height
         right = -(-int(ends[2 * shown[-1] + 1]) // height)
         inside = np.diff(ends.clip(left * height, right * height), prepend=left * height)
@@ -74,9 +76,13 @@ def decode(
 
 
 def decode_polygons(
-    polygons: Sequence[Sequence[float]], size: tuple[int, int], where: str = "polygons"
+    polygons: Sequence[Sequence[float]],
+    size: tuple[int, int],
+    where: str = "polygons",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """COCO polygons (each x0, y0, x1, y1, ... in pixels) as one bool mask of `size` (H, W)."""
+    """COCO polygons (each x0, y0, x1, y1, ... in pixels) as one bool mask of `size` (H, W); out: see
+    `decode`."""
     bad = [p for p in polygons if not isinstance(p, Sequence) or len(p) < 6 or len(p) % 2]
     if bad or not polygons:
         raise DataError(
@@ -92,7 +98,7 @@ def decode_polygons(
                 f"picture of {width}x{height} (width x height); {REMEDY}"
             )
     parts = coco.frPyObjects([list(map(float, p)) for p in polygons], height, width)
-    return decode(coco.merge(parts), size, where)
+    return decode(coco.merge(parts), size, where, out)
 
 
 def area(rle: Mapping[str, Any], where: str = "mask") -> int:

@@ -79,7 +79,7 @@ class SavVideos(Dataset):
                 for number, given in enumerate(_row(source, position)):
                     if number in wanted and given is not None:
                         where = f"{source.place.path}, masklet[{position}][{number}]"
-                        wanted[number][:] = rle.decode(given, size, where)
+                        rle.decode(given, size, where, out=wanted[number])
         return masks
 
     @override

@@ -45,9 +45,9 @@ class SegmentedPictures(Dataset):
             if i in annotations:
                 segment, where = annotations[i]["segmentation"], f"{source}, annotation {i}"
                 if isinstance(segment, list):
-                    mask[:] = rle.decode_polygons(segment, size, where)
+                    rle.decode_polygons(segment, size, where, out=mask)
                 else:
-                    mask[:] = rle.decode(segment, size, where)
+                    rle.decode(segment, size, where, out=mask)
         return masks
 
     def _wanted(self, index: int, about: Mapping[str, Any]) -> bool:

@@ -19,6 +19,23 @@ def masks(seed: int = 0, count: int = 6, size: tuple[int, int] = (37, 53)) -> np
     return out
 
 
+def test_masks_are_drawn_into_what_is_given():
+    """Only where they lie: the rest of a large array of zeros never takes memory."""
+    truth = masks()
+    square = [[4.0, 4.0, 12.0, 4.0, 12.0, 10.0, 4.0, 10.0]]
+    for mask in truth:
+        out = np.zeros(mask.shape, bool)
+        assert rle.decode(rle.encode(mask), mask.shape, out=out) is out
+        np.testing.assert_array_equal(out, mask)
+    out = np.zeros(truth[0].shape, bool)
+    assert rle.decode_polygons(square, out.shape, out=out) is out
+    np.testing.assert_array_equal(out, rle.decode_polygons(square, out.shape))
+    assert rle.decode(None, out.shape, out=out) is out
+    out = np.ones(truth[2].shape, bool)
+    rle.decode(rle.encode(truth[2]), out.shape, out=out)
+    assert out.all(), "nothing but the mask was written"
+
+
 def test_round_trip_through_json():
     truth = masks()
     stored = json.loads(json.dumps(rle.encode_many(truth)))
