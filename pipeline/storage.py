@@ -7,12 +7,15 @@ or it is not: readers never see half of one.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +25,12 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import StorageError
 from pipeline.remote import ask, filesystem, is_remote, reason, shown
+
+EXIT_SECONDS = 10.0
+"""How long a process that ends waits for files that its threads are writing."""
+_ending = threading.Event()
+_under_way: set[tuple[int, object]] = set()
+"""Files being written, with the process: a fork inherits those of its parent."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +87,49 @@ def atomic_file(path: str | Path, mode: str = "wb", *, sync: bool = True) -> Ite
     sync: false for what can be made again; it is whole for every process, but not after a power
     cut."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-    )
-    try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
+    with _finished_at_exit():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
+        try:
+            with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            os.chmod(
+                temporary, 0o644 & ~_UMASK
+            )  # mkstemp gives 0600, but others may read a run folder
+            os.replace(temporary, path)
             if sync:
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o644 & ~_UMASK)  # mkstemp gives 0600, but others may read a run folder
-        os.replace(temporary, path)
-        if sync:
-            sync_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+                sync_folder(path.parent)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _finished_at_exit() -> Iterator[None]:
+    """Let a thread in the background come to the end of this block before the process ends, which
+    else stops it anywhere, and begin none afterwards."""
+    mark = (os.getpid(), object())
+    _under_way.add(mark)  # first: who ends looks here after `_ending` is set
+    try:
+        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+            _under_way.discard(mark)
+            threading.Event().wait()
+        yield
+    finally:
+        _under_way.discard(mark)
+
+
+@atexit.register
+def _wait_for_files() -> None:
+    _ending.set()
+    until = time.monotonic() + EXIT_SECONDS
+    while any(pid == os.getpid() for pid, _ in tuple(_under_way)) and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def put(source: str | Path, target: str | Path) -> None:

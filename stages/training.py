@@ -132,10 +132,10 @@ def run_to_end(
 ) -> StageResult | None:
     """Train from where `state` stands to the stage's last step, validate on the way, hand over."""
     pictures = (max(1, stage.steps // PICTURES), log.picture_of(task, clips))
-    validator = build_validator(spec, stage, world, log)
-    validations = [(validator.config.every, validator)] if validator is not None else []
     status = "FAILED"
     try:
+        validator = build_validator(spec, stage, world, log)
+        validations = [(validator.config.every, validator)] if validator is not None else []
         if validator is not None and state.step == 0:
             validator(state)
         fit(

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -65,3 +67,26 @@ def test_too_little_space_is_refused_with_both_figures(
     storage.require_space(tmp_path / "not yet" / "there", 1_000_000, "the world")
     with pytest.raises(StorageError, match=r"the world needs 2\.0 GB .* 1\.5 MB are free"):
         storage.require_space(tmp_path, 2_000_000_000, "the world")
+
+
+WRITER = """
+import sys, threading, time
+from pipeline.storage import write_json
+
+def write():
+    begun.set()
+    while True:
+        write_json(sys.argv[1], {"step": list(range(1000))})
+
+begun = threading.Event()
+threading.Thread(target=write, daemon=True).start()
+begun.wait()
+time.sleep(0.05)
+"""
+
+
+def test_a_process_that_ends_finishes_the_file_its_thread_is_writing(tmp_path: Path) -> None:
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", WRITER, str(tmp_path / "a.json")], check=True)
+        assert storage.read_json(tmp_path / "a.json") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

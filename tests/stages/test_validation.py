@@ -4,6 +4,7 @@ import json
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from model.config import preset
 from model.sam2 import SAM2, build_sam2
 from pipeline.checkpoint import TrainState
 from pipeline.distributed import World
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.launch import launch
 from pipeline.optim import build_optimizer
 from pipeline.settings import LaunchConfig, OptimConfig
+from stages import training
 from stages.contract import StageResult
 from stages.validation import Measure, Validator, best_weights, evaluating, judge
 from stages.validation_settings import Validation
@@ -28,6 +30,23 @@ def run_of(config: Validation, values: list[dict[str, float]]) -> list[tuple[boo
     notes: dict[str, float] = {}
     verdicts = [judge(config, notes, found) for found in values]
     return [(verdict.better, verdict.end) for verdict in verdicts]
+
+
+def test_a_validation_that_cannot_begin_ends_the_record_of_the_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+    log = SimpleNamespace(picture_of=lambda *_: None, close=ended.append)
+
+    def fail(*_: object) -> None:
+        raise DataError("there is no such folder")
+
+    monkeypatch.setattr(training, "build_validator", fail)
+    stage: Any = SimpleNamespace(steps=4)
+    nothing: Any = None
+    with pytest.raises(DataError):
+        training.run_to_end(nothing, stage, nothing, nothing, (), nothing, World(), log)
+    assert ended == ["FAILED"]
 
 
 def test_training_ends_after_so_many_validations_without_improvement() -> None:
