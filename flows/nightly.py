@@ -106,8 +106,8 @@ def mose_finetune(
     page.outcome(outcome, alias, version)
     _record(run, checked, outcome, version)
     if keep:
-        for night in clear_nights(run.recipe.folder, keep, outcome.holder):
-            get_run_logger().info("%s: checkpoints and masks are removed (keep=%d)", night, keep)
+        for old in clear_nights(run.recipe.folder, keep, outcome.holder):
+            get_run_logger().info("%s: checkpoints and masks are removed (keep=%d)", old, keep)
     said = f"{outcome.text}; {outcome.decision(alias, version)}"
     return Failed(name="Worse", message=said) if outcome.worse else Completed(message=said)
 

@@ -89,8 +89,7 @@ def check_data(recipe: Recipe, examine: int) -> DataCheck:
         if isinstance(stage, TrainStage)
         for name in stage.datasets
     }
-    videos = recipe.evaluation.videos if recipe.evaluation else None
-    measured = {videos} if videos else set()
+    measured = set(recipe.evaluation.datasets.values()) if recipe.evaluation else set[str]()
     names = [name for name in recipe.datasets if name in trained | measured]
     specs: dict[str, DatasetSpec] = {}
     sets = []

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from flows import daemons
 from flows.flow_runs import FOLDER, dead_records, settle_record
 from pipeline.claim import claim, claim_path, holder_of
@@ -65,7 +67,7 @@ def dead_servers(state: Path) -> list[str]:
             continue
         try:
             flow = Owner.of(int(owner))
-        except daemons.psutil.Error:
+        except psutil.Error:
             found.append(path.stem)
             continue
         if flow.state == "gone" or flow.start > daemon.started:  # the number means another now

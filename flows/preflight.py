@@ -71,21 +71,21 @@ def _data_folders(run: Run) -> Iterator[tuple[str, str]]:
     for stage in run.wanted:
         for name, values in _datasets(run, stage):
             root = run.recipe.datasets[name].root
-            if values is not None and not root.startswith(("world:", "run:")):
+            if not root.startswith(("world:", "run:")):
                 yield name, str(values["root"])
 
 
-def _datasets(run: Run, stage: PlannedStage) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+def _datasets(run: Run, stage: PlannedStage) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(name, description) of every data set that a stage reads."""
     settings = stage.settings
     if stage.kind == "extract_frames":
         yield settings["dataset"], settings["data"]
     elif stage.kind in TRAINING_KINDS:
         yield from settings["data"].items()
     elif stage.kind == "evaluate" and run.recipe.evaluation is not None:
-        for part in ("images", "videos"):
-            name = getattr(run.recipe.evaluation, part)
-            if name is not None:
-                yield name, settings[part]
+        found = settings | {f"more.{name}": one for name, one in settings["more"].items()}
+        for what, name in run.recipe.evaluation.datasets.items():
+            yield name, found[what]
 
 
 def _require_space(run: Run) -> None:

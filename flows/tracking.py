@@ -36,6 +36,23 @@ def open_parent_run(run: Run) -> Iterator[None]:
     answer is left alone: everything waits in the run's folder. Raises StorageError when a store that answers, or a
     database file, cannot be used.
     """
+    recipe, parent = run.recipe, _opened(run)
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        _sum_up(run, parent)
+        parent.close(status)
+        seconds = CATCH_UP_SECONDS if status == "FINISHED" else 0.0
+        catch_up(recipe.folder, recipe.tracking_uri, seconds)
+
+
+def _opened(run: Run) -> MLflowRun:
+    """The store, and the parent run in it, of which `run` knows from now on."""
     recipe = run.recipe
     uri, experiment = recipe.tracking_uri, recipe.tracking.experiment
     artifacts = _absolute(recipe.tracking.artifacts)
@@ -72,17 +89,7 @@ def open_parent_run(run: Run) -> Iterator[None]:
         "parent_folder": str(recipe.folder),
         "artifacts": artifacts,
     }
-    status = "KILLED"
-    try:
-        yield
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        _sum_up(run, parent)
-        parent.close(status)
-        catch_up(recipe.folder, uri, CATCH_UP_SECONDS if status == "FINISHED" else 0.0)
+    return parent
 
 
 def _absolute(place: str | None) -> str | None:

@@ -256,3 +256,6 @@ def test_data_that_is_broken_missing_or_shared_is_told(words, tmp_path):
     assert picture.name in found.problems[0] and "### To mend" in found.page
     gone = check_data(load_recipe([*words, "datasets.train.root=/nowhere/MOSE"]), 0)
     assert "there is no folder /nowhere/MOSE" in gone.problems[0]
+    more = ["+datasets.extra={format: davis, root: /nowhere/more}"]
+    more += ["evaluation.more={late: {kind: occlusion, dataset: extra}}"]
+    assert "extra: there is no" in check_data(load_recipe([*words, *more]), 0).problems[-1]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import preflight
 from flows.results import results_table, run_page, stage_page
 from flows.run import Run
 from flows.stage import perform
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, DataError
 
 
 def go(request) -> Run:
@@ -153,3 +154,10 @@ def test_the_table_shows_baseline_stages_and_changes(request_of, stand_in):
     spec = run.spec(next(stage for stage in run.planned if stage.name == "video_train"))
     page = stage_page(run, spec, run.results["video_train"], "done")
     assert run.results["video_train"].checkpoint.sha256 in page
+
+
+def test_data_of_a_further_protocol_is_looked_for_before_anything_starts(request_of):
+    more = "evaluation.more={late: {kind: occlusion, dataset: extra}}"
+    request = request_of("+datasets.extra={format: davis, root: /nowhere/davis}", more)
+    with pytest.raises(DataError, match=r"no folder /nowhere/davis \(data set extra\)"):
+        preflight.check(Run.of(request))
