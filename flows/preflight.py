@@ -83,7 +83,8 @@ def _datasets(run: Run, stage: PlannedStage) -> Iterator[tuple[str, Mapping[str,
     elif stage.kind in TRAINING_KINDS:
         yield from settings["data"].items()
     elif stage.kind == "evaluate" and run.recipe.evaluation is not None:
-        found = settings | {f"more.{name}": one for name, one in settings["more"].items()}
+        more = {f"more.{name}": one for name, one in settings["more"].items()}
+        found = {**settings, **more}
         for what, name in run.recipe.evaluation.datasets.items():
             yield name, found[what]
 
