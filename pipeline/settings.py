@@ -60,9 +60,7 @@ class GroupConfig:
     schedule: ScheduleConfig | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "depth_scale"):
-            if getattr(self, name) is not None:
-                _at_least(0, **{name: getattr(self, name)})
+        _at_least(0, lr=self.lr, weight_decay=self.weight_decay, depth_scale=self.depth_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +142,7 @@ class LoopConfig:
         )
         _at_least(
             0,
+            save_seconds=self.save_seconds,
             keep_every=self.keep_every,
             unsaved_minutes=self.unsaved_minutes,
             roll_backs=self.roll_backs,
@@ -228,9 +227,16 @@ class LaunchConfig:
             timeout_minutes=self.timeout_minutes,
             signal_seconds=self.signal_seconds,
             shards=self.shards,
-            cpus=self.cpus or 1,
-            ram_gb=self.ram_gb or 1,
-            parallel=self.parallel or 1,
+            threads=self.threads,
+            cpus=self.cpus,
+            ram_gb=self.ram_gb,
+            parallel=self.parallel,
+        )
+        _at_least(
+            0,
+            gpus_per_node=self.gpus_per_node,
+            stop_seconds=self.stop_seconds,
+            poll_seconds=self.poll_seconds,
         )
         if self.mounts and not self.container:
             raise ConfigError(
@@ -252,7 +258,7 @@ class LaunchConfig:
             )
 
 
-def _at_least(least: float, **values: float) -> None:
+def _at_least(least: float, **values: float | None) -> None:
     for name, value in values.items():
-        if value < least:
+        if value is not None and value < least:
             raise ConfigError(f"{name}: found {value}, expected {least} or more")

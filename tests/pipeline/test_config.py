@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import compose, did_you_mean, parse
 from pipeline.errors import ConfigError
-from pipeline.settings import LaunchConfig, OptimConfig
+from pipeline.settings import GroupConfig, LaunchConfig, LoopConfig, OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +128,17 @@ def test_optional_text_takes_numbers(configs: Path) -> None:
     """`name=2024` is a number to YAML, and a name to whoever typed it."""
     values: dict[str, Any] = {"name": 2024, "optim": {"lr": 1}, "checkpoint": "a.pt"}
     assert parse(Recipe, values, "recipe").name == "2024"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *((LaunchConfig, name, 0) for name in ("threads", "cpus", "ram_gb", "parallel", "shards")),
+        *((LaunchConfig, name, -1) for name in ("gpus_per_node", "stop_seconds", "poll_seconds")),
+        (LoopConfig, "save_seconds", -1),
+        (GroupConfig, "depth_scale", -1),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(kind: Any, name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: found {value}, expected {value + 1} or more"):
+        kind(**{name: value})
