@@ -156,7 +156,10 @@ def viewers(run: Run, run_id: str) -> list[tuple[str, str]]:
 
 
 def _served_mlflow(run: Run) -> str:
-    """The address of MLflow's pages; empty where nobody serves them."""
+    """The address of MLflow's pages for a browser; empty where nobody serves them."""
+    page = os.environ.get("SAM2_MLFLOW_PAGE", "")
+    if page:
+        return page.rstrip("/")
     uri, mlflow = run.recipe.tracking_uri, daemons.running(state_folder(), "mlflow")
     return uri.rstrip("/") if uri.startswith("http") else (mlflow.url if mlflow else "")
 

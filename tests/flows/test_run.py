@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows import preflight
-from flows.results import results_table, run_page, stage_page
+from flows.results import results_table, run_page, served_file, stage_page, viewers
 from flows.run import Run
 from flows.stage import perform
 from pipeline.errors import CheckpointError, ConfigError, DataError
@@ -154,6 +154,18 @@ def test_the_table_shows_baseline_stages_and_changes(request_of, stand_in):
     spec = run.spec(next(stage for stage in run.planned if stage.name == "video_train"))
     page = stage_page(run, spec, run.results["video_train"], "done")
     assert run.results["video_train"].checkpoint.sha256 in page
+
+
+def test_links_lead_where_a_browser_finds_mlflow(request_of, monkeypatch):
+    run = Run.of(request_of("tracking.uri=http://mlflow:5050"))
+    (mlflow, _) = viewers(run, "abc")
+    assert mlflow == ("mlflow", "http://mlflow:5050/#/runs/abc")
+    run.experiment_id = "7"
+    monkeypatch.setenv("SAM2_MLFLOW_PAGE", "https://mlflow.lab/")
+    (mlflow, _) = viewers(run, "abc")
+    page = "https://mlflow.lab/#/experiments/7/runs/abc?workflowType=machine_learning"
+    assert mlflow == ("mlflow", page)
+    assert served_file(run, "still") == "", "there is no report yet"
 
 
 def test_data_of_a_further_protocol_is_looked_for_before_anything_starts(request_of):
