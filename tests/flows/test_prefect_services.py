@@ -265,6 +265,7 @@ def test_a_server_that_goes_away_meanwhile_is_told_later_and_keeps_what_was_chan
     assert nightly["global_concurrency_limit"]["limit"] == 3
     assert nightly["concurrency_options"]["collision_strategy"] == "ENQUEUE"
     assert box.ask("work_pools/sam2-local")["concurrency_limit"] == 7
+    box.ask(path, {"paused": False}, "PATCH")  # for the nights of another test
     box.wait(run, "Completed")
     shown = box.artifacts(run)
     assert shown["image-pretrain-progress"][1] == "100"
