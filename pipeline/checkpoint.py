@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline import checkpoint_list
 from pipeline.average import WeightAverage
-from pipeline.checkpoint_list import MANIFEST, Entry, Keep, damage, listed
+from pipeline.checkpoint_list import Entry, Keep, damage, listed
 from pipeline.distributed import World
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.optim import Rates
@@ -31,21 +31,6 @@ from pipeline.storage import sha256, sync_folder
 
 if TYPE_CHECKING:
     from pipeline.sharding import Sharding  # loading it takes a second, few stages need it
-
-__all__ = [
-    "MANIFEST",
-    "Entry",
-    "Keep",
-    "TrainState",
-    "latest_valid",
-    "load",
-    "pack",
-    "read",
-    "read_plain",
-    "resume",
-    "save",
-    "write",
-]
 
 FORMAT = 1
 """Of what a file holds; the list has a format of its own."""

@@ -19,7 +19,7 @@ QUIET = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "GIT_PYTHON_REFRESH": "quiet",  # MLflow looks for git and complains without it
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the spool retries; a job must not wait minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the journal waits; a job must not, for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "AWS_EC2_METADATA_DISABLED": "true",  # otherwise boto3 waits for a metadata server

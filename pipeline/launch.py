@@ -35,7 +35,7 @@ from pipeline.storage import write_json
 from pipeline.submission import backend_for, recorded_job, submit
 from pipeline.watcher import LEASE_FILE, STOP_FILE
 
-__all__ = ["LaunchConfig", "launch", "read_handle", "running_job", "stop_stage", "wait_for_rest"]
+__all__ = ["launch", "read_handle", "running_job", "stop_stage", "wait_for_rest"]
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline import checkpoint
-from pipeline.checkpoint import Entry, Keep, TrainState
-from pipeline.checkpoint_list import listed
+from pipeline.checkpoint import TrainState
+from pipeline.checkpoint_list import Entry, Keep, listed
 from pipeline.distributed import World
 from pipeline.errors import PipelineError, StageError
 from pipeline.settings import LoopConfig

@@ -251,7 +251,7 @@ def test_kill_during_save_leaves_a_loadable_one(tmp_path: Path) -> None:
         process.send_signal(signal.SIGSTOP)  # as good as dead: nothing more is written
         found = checkpoint.latest_valid(tmp_path)
         assert found is not None
-        step = checkpoint.read_plain(found)["step"]
+        step = checkpoint.read(found)["step"]
         assert step >= last
         last = step
         process.send_signal(signal.SIGCONT)

@@ -11,8 +11,8 @@ import fsspec
 import pytest
 
 from pipeline import checkpoint, mirror, saving
-from pipeline.checkpoint import Keep, TrainState
-from pipeline.checkpoint_list import listed
+from pipeline.checkpoint import TrainState
+from pipeline.checkpoint_list import Keep, listed
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.loop import fit
 from pipeline.settings import LoopConfig

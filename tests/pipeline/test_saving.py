@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from pipeline import checkpoint, saving
-from pipeline.checkpoint import Keep, TrainState
-from pipeline.checkpoint_list import COPY, Entry, listed
+from pipeline.checkpoint import TrainState
+from pipeline.checkpoint_list import COPY, Entry, Keep, listed
 from pipeline.distributed import World
 from pipeline.errors import ConfigError, StageError
 from pipeline.loop import Hooks, fit
