@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -151,6 +152,13 @@ def test_setup_takes_the_chosen_build_of_torch_and_an_error_is_one_line():
     )
     assert answer.returncode == 1 and answer.stderr.startswith("error: python3 is 3.10, expected")
     assert answer.stderr.count("\n") == 1
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((HOUSE / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["title"], cited["version"]) == (project["name"], project["version"])
+    assert (cited["abstract"], cited["license"]) == (project["description"], project["license"])
 
 
 # -- what stands in files -------------------------------------------------------------------------
