@@ -195,7 +195,7 @@ def _describe(console: Console, survey: Survey, batches: Sequence[WorstBatch]) -
     more = f", {len(survey.sizes) - 3} more sizes" if len(survey.sizes) > 3 else ""
     console.print(
         f"  {counted(survey.items, what)}, {survey.examined:,} looked at: "
-        f"{counted(survey.frames, 'frame')}, {counted(survey.masks, 'mask')}; {sizes}{more}",
+        f"{counted(survey.frames, 'frame')}, {counted(survey.masks, 'mask')}{sizes and '; '}{sizes}{more}",
         soft_wrap=True,
     )
     for title, counts in (

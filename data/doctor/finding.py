@@ -15,6 +15,8 @@ REST_OF_PATH = re.compile(r"[^\s,;]*?(?=[,:;]?(\s|$))")
 FIELD = re.compile(r"^(?:, (?P<named>[^:;]{1,60}?):|: `(?P<quoted>[^`]+)`)")
 EXPECTED = re.compile(r"[,;:(]? ?\bexpected (?P<expected>[^;]+)")
 
+VERB = re.compile(r"(is|does|has|holds|cannot) ")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -36,7 +38,8 @@ class Finding:
         where = self.file + (f", {self.field}" if self.field else "")
         expected = f", expected {self.expected}" if self.expected else ""
         fix = f"; {self.fix}" if self.fix else ""
-        return f"{where}: found {self.found}{expected}{fix}"
+        said = f" {self.found}" if VERB.match(self.found) else f": found {self.found}"
+        return f"{where}{said}{expected}{fix}"
 
     @property
     def row(self) -> dict[str, Any]:

@@ -28,6 +28,14 @@ def test_a_healthy_set_and_a_sick_one(tmp_path, capsys):
     assert made == ["doctor.html", "doctor.json", "findings.jsonl", "sheet.jpg"]
 
 
+def test_a_folder_that_is_not_there_is_said_in_a_sentence(tmp_path, capsys):
+    root = tmp_path / "nowhere"
+    assert main(["doctor", "data=davis", f"root={root}", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().out
+    assert f"{root} does not exist, expected JPEGImages" in said
+    assert "0 masks\n" in said
+
+
 def test_the_data_sets_of_a_recipe(tmp_path, capsys):
     words = [
         "recipe=finetune",
