@@ -247,6 +247,22 @@ def test_an_array_names_what_failed_and_ends_as_one(tmp_path: Path, cluster: Clu
     assert "1 running" in reasons[0] and "2 pending" in reasons[0]
 
 
+@pytest.mark.slow
+def test_every_part_of_an_array_comes_back_for_itself(tmp_path: Path) -> None:
+    work = [str(tmp_path / name) for name in ("one", "two")]
+    for folder in work:
+        Path(folder).mkdir()
+    listen = listener(
+        lambda: len(list(tmp_path.glob("*/life-0"))) == 2,
+        lambda: command("scancel", "--signal=USR2", job_of(tmp_path / "a")),
+    )
+    found = launch_array(two_lives, work, tmp_path / "a", CONFIG, name="x", on_poll=listen)
+    assert found == ["life 1", "life 1"]
+    lives = [path.parent.name for path in tmp_path.glob("a/*/lives-*.json")]
+    assert sorted(lives) == ["1-of-2", "2-of-2"]
+    assert not (tmp_path / "a" / "ended.json").exists()
+
+
 LAUNCHER = """
 import sys
 from pipeline.array import launch_array
