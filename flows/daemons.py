@@ -25,6 +25,7 @@ import psutil
 from pipeline.errors import ConfigError, StageError
 from pipeline.storage import write_json
 
+ANSWER_SECONDS = 10.0
 START_TIME_TOLERANCE = 1.0
 """Seconds two readings of one process's start time may differ (clock ticks)."""
 
@@ -152,9 +153,9 @@ def stop(state: Path, name: str, *, children_first: bool = False, patience: floa
 
 
 def answers(url: str) -> bool:
-    """Does `url` answer with success?"""
+    """Does `url` answer with success? A busy machine is given time; where nobody listens, the answer comes at once."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as response:
             return bool(response.status < 400)
     except (urllib.error.URLError, OSError, ValueError):
         return False

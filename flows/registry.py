@@ -39,6 +39,8 @@ CHAMPION = "champion"
 """Of the best checkpoint of a size, whatever stage made it."""
 METRICS = ("video/jf", "image/miou@3", "image/miou@1")
 """The first of these that an alias's holder has is compared."""
+PATIENCE = 15.0
+"""Seconds for a sign of life of MLflow; nothing waits for this but the next stage."""
 RELOADED = "digest verified, loaded strictly, finite"
 
 
@@ -77,7 +79,7 @@ def promote(run: Run, stage: PlannedStage) -> list[str]:
         measured = read_measured(run.folder(stage.name))
         if measured is None:
             return []
-        if not answers(run.recipe.tracking_uri):
+        if not answers(run.recipe.tracking_uri, PATIENCE):
             return [f"{stage.name}: MLflow does not answer, repeat the run to register its model"]
         return _promote(run.recipe.tracking_uri, measured, run.recipe.tracking.tolerance)
     except PipelineError as error:
