@@ -98,9 +98,8 @@ def atomic_file(path: str | Path, mode: str = "wb", *, sync: bool = True) -> Ite
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
-            os.chmod(
-                temporary, 0o644 & ~_UMASK
-            )  # mkstemp gives 0600, but others may read a run folder
+            # mkstemp gives 0600, but others may read a run folder
+            os.chmod(temporary, 0o644 & ~_UMASK)
             os.replace(temporary, path)
             if sync:
                 sync_folder(path.parent)
