@@ -171,7 +171,10 @@ def _profile() -> None:
             "cut both maps": lambda: masks.crop_to_both(truth, guess),
             "planes of both": lambda: [mask_files.planes(m, list(ids)) for m in (cut, cut_guess)],
             "contours": lambda: [masks._contour(m.view(np.uint8)) for p in pairs for m in p],
-            "far pixels, by rectangles": lambda: both(lambda a, b: masks._count_far(a, b, 8)),
+            "far pixels": lambda: [masks._far_apart(a, b, 8) for a, b in contours],
+            "… by an integer's bits alone": lambda: both(
+                lambda a, b: masks._around(masks._bits(b, 8), 8, 256)
+            ),
             "… by a disk": lambda: both(lambda a, b: cv2.countNonZero(a & cv2.dilate(b, disk))),
             "… by exact distances": lambda: both(
                 lambda a, b: cv2.distanceTransform(1 - b, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -2,8 +2,8 @@
 
 With the share of the predicted contour near the true one (precision) and the reverse (recall),
 F = 2PR / (P + R). The numbers equal the reference evaluator's to 1e-9, at a fraction of its time:
-everything happens inside the box that holds both masks, and the disk around a contour's pixels is
-put together from rectangles, which cost little, until none is left to decide.
+everything happens inside the box that holds both masks; of two contours that agree a rectangle shows
+it, and around others a disk is drawn on the bits of a single large integer.
 
 Only numpy and OpenCV are needed.
 """
@@ -11,6 +11,7 @@ Only numpy and OpenCV are needed.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from math import ceil, hypot, isqrt
 from typing import NamedTuple
 
@@ -79,8 +80,9 @@ def _contour_score(truth: np.ndarray, prediction: np.ndarray, reach: int) -> flo
     in_truth, in_prediction = cv2.countNonZero(true_contour), cv2.countNonZero(contour)
     if not in_truth or not in_prediction:
         return float(in_truth == in_prediction)
-    precision = (in_prediction - _count_far(contour, true_contour, reach)) / in_prediction
-    recall = (in_truth - _count_far(true_contour, contour, reach)) / in_truth
+    missed, wrong = _far_apart(true_contour, contour, reach)
+    precision = (in_prediction - wrong) / in_prediction
+    recall = (in_truth - missed) / in_truth
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -92,24 +94,54 @@ def _contour(mask: np.ndarray) -> np.ndarray:
     return (here ^ padded[:-1, 1:]) | (here ^ padded[1:, :-1]) | (here ^ padded[1:, 1:])
 
 
-def _count_far(contour: np.ndarray, other: np.ndarray, reach: int) -> int:
-    """How many pixels of `contour` have none of `other` within `reach` pixels (Euclidean)."""
-    far = contour
-    for rectangle in _rectangles(reach):
-        far = cv2.subtract(far, cv2.dilate(other, rectangle))
-        left = cv2.countNonZero(far)
-        if not left:
-            break
-    return left
+def _far_apart(one: np.ndarray, other: np.ndarray, reach: int) -> tuple[int, int]:
+    """How many pixels of either contour have none of the other within `reach` pixels (Euclidean).
+
+    Where the largest rectangle in that disk reaches all of them there is none, which costs little to
+    find out.
+    """
+    core = _steps(reach)[0]
+    if not any(
+        cv2.countNonZero(cv2.subtract(a, cv2.dilate(b, core)))
+        for a, b in ((one, other), (other, one))
+    ):
+        return 0, 0
+    stride = one.shape[1] + reach  # so much nothing ends a row: what leaves one enters no other
+    first, second = _bits(one, reach), _bits(other, reach)
+    return (
+        (first & ~_around(second, reach, stride)).bit_count(),
+        (second & ~_around(first, reach, stride)).bit_count(),
+    )
+
+
+def _bits(contour: np.ndarray, gap: int) -> int:
+    """The pixels as the bits of one integer, row after row, each ended by `gap` zeros."""
+    rows = cv2.copyMakeBorder(contour, 0, 0, 0, gap, cv2.BORDER_CONSTANT, value=0)
+    return int.from_bytes(np.packbits(rows).tobytes())
+
+
+def _around(pixels: int, reach: int, stride: int) -> int:
+    """The disks around `pixels`, as `_bits` has them in rows of `stride`.
+
+    A disk is a pile of bars, the wider ones less high. So the bars are widened step by step, and what
+    is there before grows up and down as far as the next one is lower.
+    """
+    wide = near = pixels
+    for across, down in _steps(reach)[1]:
+        for _ in range(across):
+            wide |= wide << 1 | wide >> 1
+        for _ in range(down):
+            near |= near << stride | near >> stride
+        near |= wide
+    return near
 
 
 @lru_cache(maxsize=32)
-def _rectangles(reach: int) -> list[np.ndarray]:
-    """Rectangles whose union is the disk of that radius (x^2 + y^2 <= reach^2), the largest first.
-
-    OpenCV dilates by a rectangle in a fraction of the time that a disk takes, and of two contours
-    that agree the first rectangle leaves nothing to decide.
-    """
-    widest = {isqrt(reach * reach - y * y): y for y in range(reach + 1)}
-    halves = sorted(widest.items(), key=lambda half: -(2 * half[0] + 1) * (2 * half[1] + 1))
-    return [np.ones((2 * y + 1, 2 * x + 1), np.uint8) for x, y in halves]
+def _steps(reach: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Of the disk x^2 + y^2 <= reach^2: the largest rectangle in it; and by how much each of its bars
+    is wider to a side, and less high, than the narrower one before."""
+    highest = {isqrt(reach * reach - y * y): y for y in range(reach + 1)}
+    bars = sorted(highest.items())
+    x, y = max(bars, key=lambda bar: (2 * bar[0] + 1) * (2 * bar[1] + 1))
+    core = np.ones((2 * y + 1, 2 * x + 1), np.uint8)
+    return core, [(wider - x, y - lower) for (x, y), (wider, lower) in pairwise(bars)]

@@ -66,6 +66,11 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
         if words[0] == "speed":  # has a test of its own, and takes long
             continue
         assert main(words) == 0, (line, capsys.readouterr().err)
+    capsys.readouterr()
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    exec(compile(example, str(PAGE), "exec"), {})
+    said = capsys.readouterr().out
+    assert "of 3 objects" in said and "first and last annotated frame skipped" in said
     for made in (
         "scores/objects.csv", "davis/scores/scores.json", "mose/mose.zip", "measured/summary.json",
         "asked/interactive/interactive.csv", "asked/occlusion/returns.csv",

@@ -206,13 +206,28 @@ def test_one_frame_neither_decays_nor_fails():
 
 
 @pytest.mark.parametrize("reach", [0, 1, 2, 5, 8, 18, 37])
-def test_rectangles_make_the_disk(reach):
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    union = np.zeros_like(x, bool)
-    for rectangle in masks_module._rectangles(reach):
-        height, width = (side // 2 for side in rectangle.shape)
-        union |= (abs(y) <= height) & (abs(x) <= width)
-    assert (union == (x * x + y * y <= reach * reach)).all()
+def test_bars_make_the_disk(reach):
+    y, x = np.mgrid[-reach - 1 : reach + 2, -reach - 1 : reach + 2]
+    dot, disk = ((x * x + y * y <= r * r).astype(np.uint8) for r in (0, reach))
+    stride = dot.shape[1] + reach
+    found = masks_module._around(masks_module._bits(dot, reach), reach, stride)
+    assert found == masks_module._bits(disk, reach)
+    core, _ = masks_module._steps(reach)
+    assert not (np.pad(core, [(1 + reach - side // 2,) * 2 for side in core.shape]) > disk).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (17, 23), (40, 64)])
+def test_far_pixels_are_those_that_measuring_finds(shape):
+    """Also at the edges: what is near must not come from another row."""
+    rng = np.random.default_rng(5)
+    for reach in range(1, 12):
+        pair = [(rng.random(shape) < share).astype(np.uint8) for share in (0.02, 0.1)]
+        for contour in pair:
+            contour[rng.integers(shape[0]), [0, -1]] = 1
+        places = [np.argwhere(contour) for contour in pair]
+        squares = ((places[0][:, None] - places[1][None]) ** 2).sum(2)
+        far = [int((squares.min(axis) > reach * reach).sum()) for axis in (1, 0)]
+        assert masks_module._far_apart(*pair, reach) == tuple(far), reach
 
 
 def test_a_cut_out_scores_as_the_whole_frame():
