@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.environment import quiet
 from tests.cluster import cluster, slurm_daemons  # noqa: F401 - fixtures of several folders
 from tests.zygote import Zygote
+
+quiet()  # as every entry point does, before anything large is imported
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,9 @@ def test_make_targets_and_files_exist():
 
 def test_deployments_are_those_of_the_readme():
     deployed = (HOUSE / "prefect.yaml").read_text()
-    for flow, name in re.findall(r"deployment run (sam2[\w-]*)/([\w-]+)", README):
+    named = re.findall(r"deployment run (sam2[\w-]*)/([\w-]+)", README)
+    assert named
+    for flow, name in named:
         assert f"name: {name}" in deployed, f"{flow}/{name}"
 
 

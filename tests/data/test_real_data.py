@@ -74,7 +74,9 @@ def test_sav_metadata_is_reproduced(shared_dir, kind):
 def test_real_videos_are_read_from_the_middle(shared_dir):
     """B-frames, 29.97 frames a second, two key frames: seeking gives the frames of a pass
     through."""
-    for video in sorted((shared_dir / "data/clips").glob("*.mp4")):
+    videos = sorted((shared_dir / "data/clips").glob("*.mp4"))
+    assert videos
+    for video in videos:
         thumbs = [frame[::16, ::16].copy() for frame in iterate_frames(video)]
         assert frame_total(video) == len(thumbs)
         for number in (0, 100, len(thumbs) - 1):

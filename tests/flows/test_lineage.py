@@ -1,6 +1,7 @@
 """From any name of a checkpoint back to its data, out of MLflow or out of folders alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,14 +192,16 @@ def test_sync_sends_all_of_a_run_into_another_store(
     chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """Also what the first store has, and its files beside the new database, wherever it is called."""
-    run, last = chain
-    monkeypatch.chdir(tmp_path)
-    other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    run, last = shutil.copytree(chain[0], tmp_path / "run"), chain[1]
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    other = f"sqlite:///{here / 'other' / 'mlflow.db'}"
     assert main(["sync", str(run), "--tracking", other]) == 0
     assert "4 sent" in capsys.readouterr().out
     require_chain(trace(str(run / "joint" / "model.pt"), other), last)
-    assert list((tmp_path / "other" / "artifacts").rglob("config.yaml"))
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert list((here / "other" / "artifacts").rglob("config.yaml"))
+    assert [path.name for path in here.iterdir()] == ["other"]
     assert main(["sync", str(run), "--tracking", other]) == 0
     assert "nothing waits" in capsys.readouterr().out
 

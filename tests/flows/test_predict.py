@@ -166,7 +166,8 @@ def test_predictions_of_a_data_set_are_what_evaluate_reads(davis, weights, capsy
     out, truth = tmp_path / "out", davis / "Annotations" / "480p"
     words = ["predict", str(davis), "--checkpoint", weights, "--out", str(out)]
     assert main([*words, "--score-threshold", "-2000"]) == 0, "every pixel is the object"
-    assert main(["evaluate", "--predictions", str(out / "masks"), "--truth", str(truth)]) == 0
+    words = ["--predictions", str(out / "masks"), "--truth", str(truth)]
+    assert main(["evaluate", *words, "--out", str(tmp_path / "scores")]) == 0
     said = capsys.readouterr().out
     covered = 100 * 20 * 15 / (H * W)
     assert f"J {covered:.1f}" in said
