@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import launch_config
-from flows.parts import progress_bar
 from flows.weights import local_weights
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.storage import read_json, require_writable, sha256
@@ -119,6 +118,7 @@ def measure(
     config: where it runs; by default in a process of its own. What was measured there before, of the same weights on
     the same data, is not measured again; after an interruption neither are the pictures and videos that were finished.
     """
+    from flows.parts import progress_bar
     from pipeline.launch import launch
     from pipeline.settings import LaunchConfig
     from pipeline.tracking import fetch_checkpoint, prepare_store
