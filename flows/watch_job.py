@@ -31,9 +31,8 @@ class JobView:
         if beat is not None:
             age = duration_text(max(0.0, time.time() - beat.time))
             rows.append(("last heartbeat", f"{age} ago, in {beat.phase}"))
-        lines = [f"## {self.spec.name}", "", "| | |", "|:--|:--|"]
-        lines += [f"| {what} | {value} |" for what, value in rows]
-        lines.append("")
+        first, *others = [f"| {what} | {value} |" for what, value in rows]
+        lines = [f"## {self.spec.name}", "", first, "|:--|:--|", *others, ""]
         if self.handle is not None:
             log = Path(self.handle.logs) / f"{self.handle.job_id}_0_log.err"
             lines.append(results.item("log", str(log)))
