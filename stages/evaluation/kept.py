@@ -61,7 +61,8 @@ def done_before(stage: Path, key: str) -> Iterator[str]:
     for note in sorted((stage / KEPT / key[:32]).glob(f"*/{COUNT}")):
         done, of = len(list(note.parent.glob("*.pkl"))), read_json(note)
         if done and of:
-            yield f"{note.parent.name}: {done} of {of['count']} {of['unit']}s done before"
+            name = note.parent.name.removeprefix("more.")
+            yield f"{name}: {done} of {of['count']} {of['unit']}s done before"
 
 
 def forget(stage: Path) -> None:

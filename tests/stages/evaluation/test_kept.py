@@ -127,7 +127,7 @@ def test_what_is_kept_is_told_and_not_asked_for_again(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         share_out(7, score, unit="video", kept=kept)
-    assert list(done_before(tmp_path, kept.key)) == ["more.user: 3 of 7 videos done before"]
+    assert list(done_before(tmp_path, kept.key)) == ["user: 3 of 7 videos done before"]
     (kept.folder / "2.pkl").write_bytes(b"\0" * 9)  # as a power cut may leave it
     assert share_out(7, score, unit="video", kept=kept) == [index / 3 for index in range(7)]
     assert asked == [0, 1, 2, 3, 2, 3, 4, 5, 6]
