@@ -1,11 +1,11 @@
 # Every target does its own set-up: a virtual environment in .venv with the exact versions of requirements/lock.txt.
-# It is made once and again only when the lock changes. torch comes from TORCH_INDEX: the CPU build, or for example
-# `make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130`; where that does not answer, from your usual index.
+# It is made once and again only when the lock changes. torch comes from your usual index, in the build that is there;
+# another one (for the CPU alone, another CUDA): `make setup TORCH_INDEX=URL`, with the URL that PyTorch's page names.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -26,7 +26,7 @@ $(READY): requirements/lock.txt pyproject.toml
 	  sys.exit("error: $(PYTHON) is %d.%d, expected 3.11 or newer; give one with PYTHON=python3.12" % sys.version_info[:2])'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages into $(VENV) (2.6 GB, some minutes, once)"
-	@$(PIP) --no-deps --retries 1 --constraint requirements/lock.txt --extra-index-url $(TORCH_INDEX) torch
+	@$(PIP) --no-deps --constraint requirements/lock.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	@$(PIP) --no-deps --requirement requirements/lock.txt
 	@$(PIP) --constraint requirements/lock.txt torch  # the CUDA libraries, where torch came with CUDA
 	@$(PIP) --no-deps --no-build-isolation --editable .
