@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import configs
@@ -61,6 +61,13 @@ class Recipe:
     evaluation: Evaluation | None = field(default_factory=Evaluation)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        path = PurePath(self.run_name or "")
+        if path.is_absolute() or ".." in path.parts:
+            raise ConfigError(
+                f"run_name={self.run_name} leaves the runs folder; give a name (for another place add runs=FOLDER)"
+            )
 
     @property
     def runs_folder(self) -> Path:

@@ -104,6 +104,13 @@ def test_a_wrong_name_is_answered_with_the_near_one(words: list[str], expected: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../other", "/tmp/other", "a/../../b"])
+def test_a_run_stays_in_the_runs_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match="leaves the runs folder"):
+        load_recipe(["recipe=smoke", f"run_name={name}"])
+    assert load_recipe(["recipe=smoke", "run_name=study/first"]).folder.parent.name == "study"
+
+
 def test_a_wrong_stage_is_answered_with_the_near_one() -> None:
     planned = plan(load_recipe(["recipe=paper"]))
     with pytest.raises(ConfigError, match="full_training"):
