@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config import TrunkConfig
 from model.layers import MLP, DropPath
-from model.lean import halve
+from model.lean import halve, norm_linear
 
 
 class Hiera(nn.Module):
@@ -78,10 +78,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, width_in] to [B, H, W, width], or half of H and W."""
-        normed = self.norm1(x)
-        shortcut = halve(self.proj(normed)) if self.halve else x
-        x = shortcut + self.drop_path(self.attn(normed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        if self.halve:
+            normed = self.norm1(x)
+            x = halve(self.proj(normed)) + self.drop_path(self.attn(normed))
+        else:
+            x = x + self.drop_path(self.attn(x, self.norm1))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class WindowAttention(nn.Module):
@@ -96,15 +98,19 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.heads, self.window, self.halve = heads, window, halve
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, width_in] to [B, H, W, width], or half of H and W."""
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """[B, H, W, width_in] to [B, H, W, width], or half of H and W. norm: of the inputs."""
         height, width = x.shape[1:3]
         rows, columns = (self.window, self.window) if self.window else (height, width)
         below, right = -height % rows, -width % columns
         if below or right:
-            qkv = _windows(self._padded_qkv(x, below, right), rows, columns)
+            # The published models pad the input with zeros and attend to the padding without a
+            # mask, so a padded token's projection is the bias. Padding after it gives the same for less.
+            bare = self._project(x, norm, None)
+            padded = F.pad(bare, (0, 0, 0, right, 0, below)).add_(self.qkv.bias.to(bare.dtype))
+            qkv = _windows(padded, rows, columns)
         else:
-            qkv = self.qkv(_windows(x, rows, columns))
+            qkv = self._project(_windows(x, rows, columns), norm, self.qkv.bias)
         q, k, v = qkv.chunk(3, dim=-1)
         if self.halve:
             q = halve(q)
@@ -115,16 +121,11 @@ class WindowAttention(nn.Module):
         answer = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.proj(_whole(answer.unflatten(1, (rows, columns)), height, width))
 
-    def _padded_qkv(self, x: Tensor, below: int, right: int) -> Tensor:
-        """Queries, keys and values of a map grown to whole windows.
-
-        The published models pad the input with zeros and attend to the padding without a mask, so a
-        padded token's projection is the bias. Padding after the projection gives the same for less.
-        """
-        if not below and not right:
-            return self.qkv(x)
-        bare = F.linear(x, self.qkv.weight)
-        return F.pad(bare, (0, 0, 0, right, 0, below)).add_(self.qkv.bias.to(bare.dtype))
+    def _project(self, x: Tensor, norm: nn.LayerNorm | None, bias: Tensor | None) -> Tensor:
+        """Queries, keys and values, [..., width_in] to [..., 3 * width]."""
+        if norm is None:
+            return F.linear(x, self.qkv.weight, bias)
+        return norm_linear(x, norm, self.qkv.weight, bias)
 
 
 def _blocks(config: TrunkConfig) -> list[Block]:

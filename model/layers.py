@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.lean import gelu_linear
+from model.lean import gelu_linear, norm_linear
 
 
 class MLP(nn.Module):
@@ -29,13 +29,13 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]; no activation at the end."""
-        first, *others = self.layers
-        x = first(x)
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """[..., inputs] to [..., outputs]; no activation at the end. norm: of the inputs."""
+        first, *others = (cast(nn.Linear, layer) for layer in self.layers)
+        x = first(x) if norm is None else norm_linear(x, norm, first.weight, first.bias)
         gelu = self.activation is F.gelu
         for layer in others:
-            x = gelu_linear(x, cast(nn.Linear, layer)) if gelu else layer(self.activation(x))
+            x = gelu_linear(x, layer) if gelu else layer(self.activation(x))
         return x
 
 

@@ -22,6 +22,22 @@ def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return _GeluLinear.apply(x, layer.weight, layer.bias)
 
 
+def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear(norm(x), weight, bias)`, [..., inputs] to [..., outputs], of which only x is kept."""
+    if _plain(x, norm.weight, weight):
+        return F.linear(norm(x), weight, bias)
+    return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
+
+
+def dropped(x: Tensor, rate: float) -> Tensor:
+    """`dropout(x, rate)` in training, with torch's own random numbers, of which one byte is kept."""
+    if rate == 0:
+        return x
+    if _plain(x) or x.device.type != "cpu":  # GPUs have a kernel that keeps no more
+        return F.dropout(x, rate)
+    return _Dropped.apply(x, rate)
+
+
 def dropped_relu(x: Tensor, rate: float) -> Tensor:
     """`dropout(relu(x), rate)` in training, with torch's own random numbers, of which only the
     result is kept: where it is not 0, the unit was positive and kept."""
@@ -79,6 +95,59 @@ class _GeluLinear(Function):
         if ctx.needs_input_grad[2]:
             bias_grad = rows.sum(0).to(ctx.bias_dtype)
         return x_grad, weight_grad, bias_grad
+
+
+class _NormLinear(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        eps: float,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
+        ctx.save_for_backward(x, scale, shift, mean, rstd, weight)
+        ctx.eps, ctx.dtype, ctx.bias_dtype = eps, normed.dtype, bias is not None and bias.dtype
+        return F.linear(normed, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, mean, rstd, weight = ctx.saved_tensors
+        rows, x = grad.flatten(0, -2), x.to(ctx.dtype)
+        by_x, by_scale, by_shift, _, by_weight, by_bias = ctx.needs_input_grad
+        of_norm: tuple[Tensor | None, ...] = (None, None, None)
+        weight_grad = bias_grad = None
+        if by_x or by_scale or by_shift:
+            inner = rows.mm(weight.to(rows.dtype)).view(x.shape).to(x.dtype)
+            of_norm = torch.ops.aten.native_layer_norm_backward(
+                inner, x, scale.shape, mean, rstd, scale, shift, [by_x, by_scale, by_shift]
+            )
+        if by_weight:
+            normed, _, _ = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
+            inputs = normed.to(rows.dtype).flatten(0, -2)
+            weight_grad = rows.t().mm(inputs).to(weight.dtype)
+        if by_bias:
+            bias_grad = rows.sum(0).to(ctx.bias_dtype)
+        return *of_norm, None, weight_grad, bias_grad
+
+
+class _Dropped(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
+        kept = torch.empty_like(x).bernoulli_(1 - rate)
+        ctx.save_for_backward(kept.bool())
+        ctx.rate = rate
+        return x * kept.div_(1 - rate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return grad * kept.to(grad.dtype).div_(1 - ctx.rate), None
 
 
 class _DroppedRelu(Function):

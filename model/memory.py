@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.attention import Attention
 from model.config import SAM2Config
 from model.layers import LayerNorm2d
-from model.lean import dropped_relu, gelu_linear
+from model.lean import dropped, dropped_relu, gelu_linear, norm_linear
 from model.position import rotations
 
 MASK_CHANNELS = (1, 4, 16, 64, 256)
@@ -138,18 +138,19 @@ class MemoryAttentionLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, table: Tensor, rotated_keys: int
     ) -> Tensor:
         """x [N or 1, L, C]; keys, values [N, K, Cm], of which the first `rotated_keys` lie on maps."""
-        drop = self.dropout
+        rate = self.dropout if self.training else 0.0
         normed = self.norm1(x)
-        x = x + drop(self.self_attn(normed, normed, normed, table, normed.shape[1]))
-        x = x + drop(self.cross_attn_image(self.norm2(x), keys, values, table, rotated_keys))
-        inner = dropped_relu(self.linear1(self.norm3(x)), drop.p if self.training else 0.0)
-        return x + drop(self.linear2(inner))
+        x = x + dropped(self.self_attn(normed, normed, normed, table, normed.shape[1]), rate)
+        read = self.cross_attn_image(self.norm2(x), keys, values, table, rotated_keys)
+        x = x + dropped(read, rate)
+        inner = norm_linear(x, self.norm3, self.linear1.weight, self.linear1.bias)
+        return x + dropped(self.linear2(dropped_relu(inner, rate)), rate)
 
 
 def without_overlap(logits: Tensor) -> Tensor:

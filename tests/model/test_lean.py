@@ -56,6 +56,51 @@ def test_gelu_and_linear_of_which_a_part_is_frozen(trained: str) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("biased", [False, True], ids=["", "bias"])
+def test_norm_and_linear(half: bool, biased: bool) -> None:
+    torch.manual_seed(0)
+    norm, layer = nn.LayerNorm(16), nn.Linear(16, 64, bias=biased)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(3, 7, 5, 16, requires_grad=True)
+
+    def under_autocast(call: Callable[[], Tensor]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return call()
+
+    pairs = both(
+        lambda: under_autocast(lambda: lean.norm_linear(x, norm, layer.weight, layer.bias)),
+        lambda: under_autocast(lambda: layer(norm(x))),
+        x,
+        *norm.parameters(),
+        *layer.parameters(),
+    )
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+
+@pytest.mark.parametrize("trained", ["input", "norm", "layer"])
+def test_norm_and_linear_of_which_a_part_is_frozen(trained: str) -> None:
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(16).requires_grad_(trained == "norm")
+    layer = nn.Linear(16, 64).requires_grad_(trained == "layer")
+    x = torch.randn(5, 16, requires_grad=trained == "input")
+    wanted = {"input": (x,), "norm": norm.parameters(), "layer": layer.parameters()}[trained]
+    pairs = both(
+        lambda: lean.norm_linear(x, norm, layer.weight, layer.bias),
+        lambda: layer(norm(x)),
+        *wanted,
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropped(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 40, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x.requires_grad_()
+    pairs = both(lambda: lean.dropped(x, 0.1), lambda: F.dropout(x, 0.1), x)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropped_relu(dtype: torch.dtype) -> None:
     x = torch.randn(3, 40, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -89,16 +134,25 @@ def test_dropped_attention(rows: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gelu_linear", "dropped_relu", "halve", "dropped_attention"])
+@pytest.mark.parametrize(
+    "name",
+    ["gelu_linear", "norm_linear", "dropped", "dropped_relu", "halve", "dropped_attention"],
+)
 def test_less_is_kept(name: str) -> None:
     x = torch.randn(2, 64, 64, 32, requires_grad=True)
     wide, narrow = nn.Linear(32, 128), nn.Linear(128, 32)
     heads = x.flatten(1, 2)[:, None, :512]
+    norm = nn.LayerNorm(32)
     calls: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
         "gelu_linear": (
             lambda: lean.gelu_linear(wide(x), narrow),
             lambda: narrow(F.gelu(wide(x))),
         ),
+        "norm_linear": (
+            lambda: lean.norm_linear(x, norm, wide.weight, wide.bias),
+            lambda: wide(norm(x)),
+        ),
+        "dropped": (lambda: lean.dropped(x, 0.1), lambda: F.dropout(x, 0.1)),
         "dropped_relu": (
             lambda: narrow(lean.dropped_relu(wide(x), 0.1)),
             lambda: narrow(F.dropout(F.relu(wide(x)), 0.1)),

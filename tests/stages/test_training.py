@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.attention import Attention
 from model.config import preset
 from model.memory import MemoryAttention
 from model.sam2 import build_sam2
@@ -241,7 +242,7 @@ def test_dropout_is_what_the_recipe_says(workshop: Workshop):
     def rates(dropout: float | None) -> set[float]:
         model = training.build_model(spec, dropout=dropout)
         attention = next(m for m in model.modules() if isinstance(m, MemoryAttention))
-        return {m.p for m in attention.modules() if isinstance(m, torch.nn.Dropout)}
+        return {m.dropout for m in attention.modules() if isinstance(m, Attention)}
 
     assert rates(None) == {preset("micro").dropout} and rates(0.25) == {0.25}
 
