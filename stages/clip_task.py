@@ -27,7 +27,7 @@ from pipeline.distributed import World
 from stages.feature_cache import FeatureCache
 
 WEIGHED = ("focal", "dice", "iou", "object", "temporal")
-"""Parts of the loss that have a weight of the same name."""
+"""Parts of the loss that have a weight of the same name; temporal is not computed where it is 0."""
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -102,8 +102,9 @@ class ClipTask:
     def _parts(self, found: Losses, kind: PromptKind) -> dict[str, Tensor]:
         """What the curves show: each part by itself and as it counts, the whole by the kind of
         prompt of the step, and by the size of the objects with how many answers there were."""
-        parts = {name: getattr(found, name) for name in WEIGHED}
-        parts |= {f"weighted/{name}": getattr(self.loss, name) * parts[name] for name in WEIGHED}
+        terms = [name for name in WEIGHED if name != "temporal" or self.loss.temporal > 0]
+        parts = {name: getattr(found, name) for name in terms}
+        parts |= {f"weighted/{name}": getattr(self.loss, name) * parts[name] for name in terms}
         parts[f"prompt/{kind}"] = found.total.detach()
         for index, size in enumerate(AREAS):
             parts[f"area/{size}"], parts[f"answers/{size}"] = found.by_area[:, index]

@@ -116,9 +116,10 @@ def test_every_kind_of_prompt_gives_a_finite_loss_with_a_gradient(
     losses = task_of(model, prompts).losses(batch_of(frames), 0, sum(OBJECTS))
     assert torch.isfinite(losses.total)
     kind = next(name for name in ("mask", "click", "box") if getattr(prompts, name))
+    terms = set(WEIGHED) - {"temporal"}
     assert set(losses.parts) == {
-        *WEIGHED,
-        *(f"weighted/{name}" for name in WEIGHED),
+        *terms,
+        *(f"weighted/{name}" for name in terms),
         f"prompt/{kind}",
         *(f"{what}/{size}" for what in ("area", "answers") for size in AREAS),
     }
@@ -128,6 +129,13 @@ def test_every_kind_of_prompt_gives_a_finite_loss_with_a_gradient(
         torch.testing.assert_close(sum(parts), total, rtol=1e-5, atol=1e-5, msg=group)
     assert not any(part.requires_grad for part in losses.parts.values())
     assert gradient(model, losses.total).norm() > 0
+
+
+def test_the_temporal_term_has_a_curve_where_it_counts(model: SAM2):
+    task = task_of(model)
+    task.loss = LossConfig(temporal=2.0)
+    parts = task.losses(batch_of(3), 0, sum(OBJECTS)).parts
+    torch.testing.assert_close(parts["weighted/temporal"], 2.0 * parts["temporal"])
 
 
 def test_a_batch_without_objects_costs_nothing(model: SAM2):
