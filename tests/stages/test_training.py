@@ -10,7 +10,7 @@ import torch
 
 from model.attention import Attention
 from model.config import preset
-from model.memory import MemoryAttention
+from model.memory import MemoryAttention, MemoryAttentionLayer
 from model.sam2 import build_sam2
 from model.weights import load_checkpoint
 from pipeline.errors import CheckpointError, ConfigError, StageError
@@ -242,7 +242,8 @@ def test_dropout_is_what_the_recipe_says(workshop: Workshop):
     def rates(dropout: float | None) -> set[float]:
         model = training.build_model(spec, dropout=dropout)
         attention = next(m for m in model.modules() if isinstance(m, MemoryAttention))
-        return {m.dropout for m in attention.modules() if isinstance(m, Attention)}
+        layers = (Attention, MemoryAttentionLayer)
+        return {m.dropout for m in attention.modules() if isinstance(m, layers)}
 
     assert rates(None) == {preset("micro").dropout} and rates(0.25) == {0.25}
 
