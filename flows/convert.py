@@ -31,8 +31,6 @@ def convert(arguments: argparse.Namespace) -> int:
     root, out = arguments.source.expanduser(), arguments.out.expanduser().absolute()
     if not root.exists():
         raise DataError(f"{root}: there is no such file or folder, expected labels; check the path")
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
     found = list(_reader(arguments)(root))
     with progress_bar("converting") as (bar, task):
         made = convert_items(

@@ -52,8 +52,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     from pipeline.environment import free_cores
 
     patients = _patients(arguments.settings)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
     if arguments.quick is not None and arguments.quick < 1:
         raise ConfigError(f"--quick {arguments.quick}: expected 1 or more items")
     folder = require_writable(arguments.out, "output folder")

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs import add_job_options, launch_config
+from flows.jobs import add_job_options, add_workers, launch_config
 from flows.measure import measure_checkpoint
 from pipeline.errors import ConfigError, DataError
 from pipeline.storage import require_writable
@@ -72,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     masks.add_argument(
         "--all-frames", action="store_true", help="score the first and last annotated frame, too"
     )
-    masks.add_argument("--workers", type=int, metavar="N", help="processes; default: every core")
+    add_workers(masks)
     weights = parser.add_argument_group("a checkpoint on data")
     weights.add_argument("--checkpoint", help="weights: a file, URL, runs:/… or models:/…")
     weights.add_argument("--runs", type=Path, default=Path("runs"), help="the runs folder (runs)")
@@ -129,8 +129,6 @@ def _score_masks(arguments: argparse.Namespace) -> int:
         names=_names(arguments.split) if arguments.split else (),
         strict=not arguments.partial,
     )
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
     config = launch_config(arguments, arguments.workers)
     out = require_writable(arguments.out, "output folder")
     clear_scores(out)

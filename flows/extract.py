@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flows.jobs import launch_config
 from flows.parts import progress_bar
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.storage import require_writable, size_text, write_json
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def extract_frames(arguments: argparse.Namespace) -> int:
         raise DataError(f"--videos {source}: there is no such file or folder")
     videos = [source] if source.is_file() else _videos_below(source)
     check_names(videos)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers}: expected 1 or more")
     options = ExtractOptions(
         every=1 if arguments.fps else arguments.every,
         fps=arguments.fps,

@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from pipeline.settings import LaunchConfig
 
 
+def add_workers(parser: Any, *, default: int | None = None, of: str = "") -> None:
+    """`--workers`. parser: or a group of one. default: None is one for every core. of: whose
+    processes, where that is not plain."""
+    usual = "by default one for every core" if default is None else f"by default {default}"
+    parser.add_argument(
+        "--workers", type=_workers, default=default, metavar="N", help=f"processes{of}; {usual}"
+    )
+
+
+def _workers(word: str) -> int:
+    if word.isdecimal() and int(word) > 0:
+        return int(word)
+    raise argparse.ArgumentTypeError(f"found {word}, expected 1 or more")
+
+
 def add_job_options(parser: Any, what: str) -> None:
     """What may stand on the command line. parser: or a group of one. what: is shared out, in the
     plural."""

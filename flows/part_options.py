@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.jobs import add_job_options
+from flows.jobs import add_job_options, add_workers
 
 EXAMPLES = {
     "synth": """examples:
@@ -71,9 +71,7 @@ def add_synth(synth: argparse.ArgumentParser) -> None:
     synth.add_argument(
         "--val-videos", type=int, default=16, metavar="N", help="validation clips (16)"
     )
-    synth.add_argument(
-        "--workers", type=int, metavar="N", help="processes; by default one for every core"
-    )
+    add_workers(synth)
 
 
 def add_extract(extract: argparse.ArgumentParser) -> None:
@@ -103,12 +101,7 @@ def add_extract(extract: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="SA-V json files to check frame counts (beside the videos)",
     )
-    extract.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes of each job; by default one for every core",
-    )
+    add_workers(extract, of=" of each job")
     add_job_options(extract, "videos")
     extract.add_argument(
         "--report", type=Path, metavar="FILE", help="the json report (OUT/extraction.json)"
@@ -139,9 +132,7 @@ def add_doctor(doctor: argparse.ArgumentParser) -> None:
         metavar="N",
         help="look at N items only (all; N: 200)",
     )
-    doctor.add_argument(
-        "--workers", type=int, metavar="N", help="processes; by default one for every core"
-    )
+    add_workers(doctor)
     doctor.add_argument("--html", action="store_true", help="also write one page with everything")
     doctor.add_argument("--strict", action="store_true", help="notes, too, give exit code 1")
 
@@ -197,9 +188,7 @@ def add_convert(convert: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--skip-broken", action="store_true", help="leave malformed items out")
     convert.add_argument("--again", action="store_true", help="replace the folder if it is there")
-    convert.add_argument(
-        "--workers", type=int, metavar="N", help="processes; by default one for every core"
-    )
+    add_workers(convert)
 
 
 def add_export(export: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.jobs import add_job_options
+from flows.jobs import add_job_options, add_workers
 from pipeline.errors import ConfigError, DataError
 from stages.prediction.spec import LAYOUTS, Everything, PredictSpec, Prompt
 
@@ -189,7 +189,7 @@ def _add_results(group: Any) -> None:
     group.add_argument(
         "--score-threshold", type=float, default=0.0, metavar="X", help="logit of a mask's edge (0)"
     )
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1)")
+    add_workers(group, default=1)
     group.add_argument("--again", action="store_true", help="make anew what is finished")
 
 

@@ -46,7 +46,10 @@ def test_malformed_items_are_listed(tmp_path, capsys):
         (["coco", "in"], "--to"),
         (["masks", "in", "--to", "davis", "--split", "val"], "--split"),
         (["coco", "in", "--to", "davis", "--videos"], "--videos"),
-        (["coco", "in", "--to", "davis", "--workers", "0"], "--workers 0"),
+        (
+            ["coco", "in", "--to", "davis", "--workers", "0"],
+            "--workers: found 0, expected 1 or more",
+        ),
         (["coco", "in", "--to", "davis"], "holds 0 such json files"),
         (["yolo", "in", "--to", "davis"], "data.yaml"),
         (["labelme", "in", "--to", "davis"], "holds no json"),

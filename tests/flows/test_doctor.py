@@ -60,7 +60,7 @@ def test_the_data_sets_of_a_recipe(tmp_path, capsys):
         (["data=davis"], "root"),
         (["data=davis", "root=x", "splt=y"], "did you mean 'split'"),
         (["data=davis", "root=x", "--quick", "0"], "--quick 0"),
-        (["data=davis", "root=x", "--workers", "0"], "--workers 0"),
+        (["data=davis", "root=x", "--workers", "0"], "--workers: found 0, expected 1 or more"),
     ],
 )
 def test_misuse_is_one_line(tmp_path, words, told, capsys, monkeypatch):

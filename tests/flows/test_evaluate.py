@@ -106,7 +106,7 @@ def test_what_a_reader_should_know(masks, tmp_path, capsys):
         ("--gt gt --pred nowhere", "--pred nowhere: there is no such folder"),
         ("--gt gt --pred gt", "the true masks themselves"),
         ("--gt gt --pred pred --split none.txt", "--split none.txt: there is no such file"),
-        ("--gt gt --pred pred --workers 0", "--workers 0"),
+        ("--gt gt --pred pred --workers 0", "--workers: found 0, expected 1 or more"),
         ("--gt gt --pred pred --jobs 2 --launcher inline", "add --launcher local or slurm"),
         ("--gt gt --pred pred --late-objects never", "late-objects"),
         ("--checkpoint x.pt", "--videos or --images"),

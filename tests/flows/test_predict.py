@@ -121,7 +121,7 @@ def test_a_file_of_prompts_that_is_wrong(content, told, tmp_path, capsys):
         ("cat.png --point 1,2 --no-masks --no-overlay", "nothing to write"),
         ("cat.png --point 1,2 --shard 3", "I/N"),
         ("cat.png --point 1,2 --shard 3/2", "3/2"),
-        ("cat.png --point 1,2 --workers 0", "--workers 0"),
+        ("cat.png --point 1,2 --workers 0", "--workers: found 0, expected 1 or more"),
         ("cat.png --point 1,2 --preset large", "large"),
         ("cat.png --point 1,2 --image-size 100", "100"),
         ("cat.png --point 1,2 --format video", "--format"),
